@@ -1,0 +1,99 @@
+"""What the user keeps: one `Fit` for EM, SVI and MCMC."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from triptych.inference.status import Finding, Status
+
+__all__ = ["Evidence", "Fit", "Seconds"]
+
+
+class Seconds(NamedTuple):
+    """Wall-clock seconds of a fit, `compile` (tracing and XLA) apart from `run` (the arithmetic)."""
+
+    compile: float
+    run: float
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.compile + self.run
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """The ledger log p(x) = ELBO + KL(q ‖ p), in nats; what a method cannot give is `None`.
+
+    `standard_error` is the Monte Carlo error of the number that `method` describes.
+    """
+
+    log_evidence: float | None = None
+    elbo: float | None = None
+    kl: float | None = None
+    standard_error: float | None = None
+    method: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """One posterior, however it was had.
+
+    Attributes
+    ----------
+    method : "em", "svi" or "mcmc".
+    model : the program that was fitted.
+    status : how the fit ended; `status.value` names cause and remedy.
+    seconds : wall-clock seconds, compilation apart from the run.
+    parameters : site → point estimate (EM's optimum; else the posterior mean after alignment).
+    log_likelihood : log p(x|θ̂) in nats, summed over rows, the method's latents summed or integrated out.
+    objective : trace, in nats: log-likelihood or log-joint a step (EM), ELBO a step (SVI), empty (MCMC).
+    data : ArviZ's groups: posterior (chain, draw, …), log_likelihood (pointwise), sample_stats, observed_data.
+    evidence : the ledger of log p(x), nats.
+    findings : what a reader must know, each with a stable code.
+    settings : the settings of the method, as written in a config.
+    """
+
+    method: str
+    model: Callable[..., Any]
+    status: Status
+    seconds: Seconds
+    parameters: Mapping[str, np.ndarray]
+    log_likelihood: float
+    objective: np.ndarray
+    data: xr.DataTree
+    evidence: Evidence = dataclasses.field(default_factory=Evidence)
+    findings: tuple[Finding, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def responsibilities(self, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
+        """Give the posterior of every discrete latent, p(z = k | x), for these data or new data.
+
+        Parameters
+        ----------
+        *args, **kwargs : what the program is called with.
+
+        Returns
+        -------
+        (N, K) for a program with one discrete latent (plates first, support last); a dict
+        latent → array for a program with several.
+
+        Raises
+        ------
+        InputError : the program has no discrete latent.
+        """
+        from triptych.inference.responsibilities import responsibilities
+
+        return responsibilities(self, *args, **kwargs)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fit to one NetCDF file, whole or not at all."""
+        from triptych.inference.storage import save
+
+        save(self, path)

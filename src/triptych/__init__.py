@@ -1,0 +1,1 @@
+"""One latent-variable model, three panels: EM, variational inference and MCMC."""

@@ -1,0 +1,36 @@
+"""The strict session every test runs in, and the data they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+DATA = Path(__file__).parent.parent / "experiments" / "data"
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """Give a fixed random key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def data_path() -> Callable[[str], Path]:
+    """Give the path of a shipped data set by name."""
+
+    def path(name: str) -> Path:
+        return next(DATA.glob(f"{name}.csv*"))
+
+    return path
+
+
+@pytest.fixture
+def faithful(data_path: Callable[[str], Path]) -> np.ndarray:
+    """Give Old Faithful's eruptions (minutes) and waiting times (minutes), (272, 2)."""
+    return np.loadtxt(data_path("old_faithful"), delimiter=",", skiprows=1)
