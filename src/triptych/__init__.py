@@ -1,1 +1,90 @@
-"""One latent-variable model, three panels: EM, variational inference and MCMC."""
+"""One latent-variable model, three panels: EM, variational inference and MCMC side by side.
+
+The names below are imported when first used, so that `import triptych` (and `triptych --help`) stay quick
+and no JAX backend starts before there is something to compute.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from triptych import experiments as experiments
+    from triptych import inference as inference
+    from triptych import models as models
+    from triptych.inference.compare import Comparison, compare
+    from triptych.inference.em import EM
+    from triptych.inference.fit import Fit
+    from triptych.inference.marginal import marginal
+    from triptych.inference.mcmc import MCMC
+    from triptych.inference.status import Status
+    from triptych.inference.storage import load
+    from triptych.inference.svi import SVI
+    from triptych.models import (
+        BayesianLinearRegression,
+        BernoulliMixture,
+        GaussianMixture,
+        InferenceWarning,
+        InputError,
+        simulate,
+    )
+
+    __version__: str
+
+__all__ = [
+    "EM",
+    "MCMC",
+    "SVI",
+    "BayesianLinearRegression",
+    "BernoulliMixture",
+    "Comparison",
+    "Fit",
+    "GaussianMixture",
+    "InferenceWarning",
+    "InputError",
+    "Status",
+    "__version__",
+    "compare",
+    "load",
+    "marginal",
+    "simulate",
+]
+
+_HOME = {
+    "EM": "triptych.inference.em",
+    "MCMC": "triptych.inference.mcmc",
+    "SVI": "triptych.inference.svi",
+    "BayesianLinearRegression": "triptych.models",
+    "BernoulliMixture": "triptych.models",
+    "Comparison": "triptych.inference.compare",
+    "Fit": "triptych.inference.fit",
+    "GaussianMixture": "triptych.models",
+    "InferenceWarning": "triptych.models",
+    "InputError": "triptych.models",
+    "Status": "triptych.inference.status",
+    "compare": "triptych.inference.compare",
+    "load": "triptych.inference.storage",
+    "marginal": "triptych.inference.marginal",
+    "simulate": "triptych.models",
+}
+_FOLDERS = ("models", "inference", "experiments")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("triptych")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _FOLDERS:
+        value = import_module(f"triptych.{name}")
+    else:
+        raise AttributeError(f"module 'triptych' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_FOLDERS})
