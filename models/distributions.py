@@ -1,0 +1,41 @@
+"""Distributions that NumPyro does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import Distribution, constraints
+
+__all__ = ["Flat"]
+
+
+class Flat(Distribution):
+    """The improper uniform density p(x) ∝ 1 on the real line, which can still be "drawn": it gives 0.
+
+    NumPyro's `ImproperUniform` refuses to be sampled, so a program that has one cannot be simulated or
+    traced with a seed. Zero is the convention for "no contribution" (an intercept of 0).
+
+    Parameters
+    ----------
+    batch_shape : shape of independent copies.
+
+    """
+
+    arg_constraints = {}
+    support = constraints.real
+
+    def __init__(self, batch_shape: tuple[int, ...] = (), *, validate_args: bool | None = None) -> None:
+        super().__init__(batch_shape, (), validate_args=validate_args)
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Give zeros of shape `sample_shape + batch_shape`."""
+        del key
+        return jnp.zeros(sample_shape + self.batch_shape)
+
+    def log_prob(self, value: Any) -> jax.Array:
+        """Give log 1 = 0 everywhere, in nats; the shape is the value's against the batch's."""
+        return jnp.zeros(
+            jnp.broadcast_shapes(jnp.shape(value), self.batch_shape), jnp.result_type(value, 1.0)
+        )

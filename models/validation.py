@@ -1,0 +1,279 @@
+"""Checks of data and hyper-parameters, made before any work starts; each error says what, where and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.models.errors import InputError
+
+__all__ = [
+    "as_float",
+    "binary",
+    "choice",
+    "distinct_rows",
+    "each",
+    "enough_rows",
+    "frozen",
+    "independent_columns",
+    "nearest",
+    "positive",
+    "table",
+    "table_shape",
+    "varying_columns",
+    "vector",
+    "whole_number",
+]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Give " (did you mean 'x'?)" for the known word nearest to `word`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+# Hyper-parameters ------------------------------------------------------------------------------
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Give `value` as an int of at least `least`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"`{name}` must be a whole number of at least {least}, but is {value!r}.")
+    return int(value)
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """Give `value` if it is one of the known words."""
+    if value not in known:
+        hint = nearest(value, known) if isinstance(value, str) else ""
+        raise InputError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}{hint}.")
+    return value
+
+
+def positive(name: str, value: Any, *, above: float = 0.0) -> float:
+    """Give `value` as a finite float above `above`."""
+    number = frozen(name, value)
+    if not isinstance(number, float) or not above < number < float("inf"):
+        raise InputError(f"`{name}` must be a finite number above {above:g}, but is {value!r}.")
+    return number
+
+
+def each(name: str, value: Any, count: int) -> Any:
+    """Give `value` as `None`, one float above 0, or a tuple of `count` of them."""
+    number = frozen(name, value)
+    numbers_ = number if isinstance(number, tuple) else (() if number is None else (number,))
+    if any(not isinstance(item, float) or item <= 0 for item in numbers_):
+        raise InputError(f"`{name}` must be above 0, but is {value!r}.")
+    if isinstance(number, tuple) and len(number) != count:
+        raise InputError(f"`{name}` has {len(number)} numbers for {count} components: give one, or one each.")
+    return number
+
+
+def frozen(name: str, value: Any) -> Any:
+    """Give numbers, lists and arrays as floats and (nested) tuples of floats, so that a model can be hashed."""
+    if value is None:
+        return None
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" or not np.all(np.isfinite(array)):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(f"`{name}` must be finite numbers, but is {value!r}.") from None
+
+    def tuples(item: Any) -> Any:
+        return tuple(map(tuples, item)) if isinstance(item, list) else float(item)
+
+    return tuples(array.tolist())
+
+
+# Data ------------------------------------------------------------------------------------------
+
+
+def table_shape(x: Any, name: str = "x") -> tuple[int, int]:
+    """Give (N, D) of an array that may be traced, so that only its shape can be checked."""
+    shape = np.shape(x)
+    if len(shape) != 2:
+        raise InputError(f"`{name}` must have two dimensions (rows, columns), but has shape {shape}.")
+    return shape[0], shape[1]
+
+
+def as_float(x: Any) -> jax.Array:
+    """Give `x`, traced or not, as a JAX array of its own floating type, or of the default one."""
+    array = x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x))
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+
+def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
+    """Give `x` as a finite float array (N, D) with the names of its columns.
+
+    float32 stays float32 (and float16 becomes it); everything else becomes float64.
+
+    Raises
+    ------
+    InputError : not two-dimensional, no rows, no columns, not numbers, NaN or infinite (row and column named).
+
+    """
+    labels = getattr(x, "columns", None)
+    array = _numbers(x, name, labels)
+    if array.ndim != 2:
+        cure = f"; give one column as `{name}[:, None]`" if array.ndim == 1 else ""
+        raise InputError(
+            f"`{name}` must have two dimensions (rows, columns), but has shape {array.shape}{cure}."
+        )
+    if 0 in array.shape:
+        raise InputError(f"`{name}` must have at least one row and one column, but has shape {array.shape}.")
+    names = [str(column) for column in (labels if labels is not None else range(array.shape[1]))]
+    _finite(array, name, names)
+    return array, names
+
+
+def vector(y: Any, name: str, rows: int, against: str) -> np.ndarray:
+    """Give `y` as a finite float array (N,) with as many rows as the array called `against`."""
+    array = _numbers(y, name, None)
+    if array.ndim == 2 and array.shape[1] == 1:
+        raise InputError(
+            f"`{name}` must have one dimension, but has shape {array.shape}: give `{name}.ravel()`."
+        )
+    if array.ndim != 1:
+        raise InputError(f"`{name}` must have one dimension (rows,), but has shape {array.shape}.")
+    if len(array) != rows:
+        raise InputError(
+            f"`{name}` has {len(array)} values but `{against}` has {rows} rows: give one value a row."
+        )
+    _finite(array[:, None], name, [""])
+    return array
+
+
+def enough_rows(x: np.ndarray, least: int, why: str, name: str = "x") -> None:
+    """Check that there are at least `least` rows."""
+    if len(x) < least:
+        rows = "1 row" if len(x) == 1 else f"{len(x)} rows"
+        raise InputError(f"`{name}` has {rows}, but {why}: give at least {least} rows.")
+
+
+def distinct_rows(x: np.ndarray, least: int, name: str = "x") -> None:
+    """Check that at least `least` rows differ from one another; repeated rows are welcome otherwise."""
+    # Sorting all rows of a large table is slow and hardly ever needed: look at more rows only while too few differ.
+    seen, look = 0, 16 * least
+    while True:
+        seen = len(np.unique(x[:look], axis=0))
+        if seen >= least:
+            return
+        if look >= len(x):
+            break
+        look *= 8
+    cure = f"ask for at most {seen} components" if seen > 1 else "there is nothing to tell apart"
+    rows = "distinct rows" if seen > 1 else "distinct row"
+    raise InputError(f"`{name}` has only {seen} {rows} among its {len(x)}, fewer than {least}: {cure}.")
+
+
+def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = "x") -> None:
+    """Check that every column varies, by an amount whose square the arithmetic can hold."""
+    width = np.max(x, axis=0) - np.min(x, axis=0)
+    if not np.all(width > 0):
+        constant = [names[column] for column in np.flatnonzero(~(width > 0))]
+        raise InputError(f"{_columns(constant)} of `{name}` {_is(constant)} constant: {cure}.")
+    limits = np.finfo(x.dtype)
+    largest, least = np.sqrt(limits.max / len(x)), np.sqrt(limits.tiny) / limits.eps
+    extreme = (np.max(np.abs(x), axis=0) > largest) | (width < least)
+    if np.any(extreme):
+        which = [names[column] for column in np.flatnonzero(extreme)]
+        raise InputError(
+            f"{_columns(which)} of `{name}` {_is(which)} too large or too small to be squared "
+            f"in {x.dtype}: choose another unit."
+        )
+
+
+def independent_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = "x") -> None:
+    """Check that no column is a linear combination of the others (with a constant)."""
+    rows, columns = x.shape
+    if rows <= columns:
+        raise InputError(
+            f"`{name}` has {rows} rows and {columns} columns, but a covariance matrix of {columns} columns "
+            f"needs more rows than columns: {cure}."
+        )
+    scaled = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
+    scaled /= np.sqrt(np.mean(scaled**2, axis=0))
+    values, vectors = np.linalg.eigh(scaled.T @ scaled / rows)
+    if values[0] < 4 * columns * np.finfo(x.dtype).eps:
+        share = np.abs(vectors[:, 0])
+        which = [names[column] for column in np.flatnonzero(share > 1e-3 * np.max(share))]
+        raise InputError(f"{_columns(which)} of `{name}` are linearly dependent: {cure}.")
+
+
+def binary(x: np.ndarray, names: Sequence[str], name: str = "x") -> None:
+    """Check that every value is 0 or 1."""
+    wrong = (x != 0) & (x != 1)
+    if np.any(wrong):
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"`{name}` must hold only 0 and 1, but row {row}, column {names[column]} is {x[row, column]:g}: "
+            "code the two answers as 0 and 1."
+        )
+
+
+def _numbers(x: Any, name: str, labels: Any) -> np.ndarray:
+    """Give `x` as float32 or float64, or say which cell is not a number."""
+    if hasattr(x, "tocsr"):
+        raise InputError(f"`{name}` is a sparse matrix, which is not supported: give `{name}.toarray()`.")
+    if np.ma.isMaskedArray(x) and np.ma.getmaskarray(x).any():
+        raise InputError(f"`{name}` has masked values: drop or fill in the rows that have them.")
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise InputError(
+            f"`{name}` has rows of different lengths: give every row the same columns."
+        ) from None
+    if array.dtype in (np.float32, np.float64):
+        return array
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype.kind in "biuf":
+        return array.astype(np.float64)
+    if array.dtype.kind == "O":
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
+    raise InputError(f"`{name}` must be numbers, but {_first_other(array, labels)}.")
+
+
+def _first_other(array: np.ndarray, labels: Any) -> str:
+    """Say where the first value is that is not a number."""
+    for place, value in np.ndenumerate(array):
+        if isinstance(value, str) or not isinstance(value, numbers.Real):
+            where = ", ".join(
+                f"{axis} {labels[index] if axis == 'column' and labels is not None else index}"
+                for axis, index in zip(("row", "column"), place, strict=False)
+            )
+            return f"{where} is {value!r}" if where else f"it is {value!r}"
+    return f"its type is {array.dtype}"
+
+
+def _finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
+    """Check that every value is finite, or name the first that is not, and count them."""
+    finite = np.isfinite(array)
+    if np.all(finite):
+        return
+    row, column = np.argwhere(~finite)[0]
+    what = "NaN" if np.isnan(array[row, column]) else "infinite"
+    where = f"row {row}, column {names[column]}" if names[column] else f"row {row}"
+    count = int(np.sum(~finite))
+    more = f" (and {count - 1} more such values)" if count > 1 else ""
+    raise InputError(f"`{name}` is {what} at {where}{more}: drop those rows or fill the values in.")
+
+
+def _columns(names: Sequence[str]) -> str:
+    """Give "Column a" or "Columns a, b, c", cut off after eight."""
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"Column{'s' if len(names) > 1 else ''} {shown}"
+
+
+def _is(names: Sequence[str]) -> str:
+    return "are" if len(names) > 1 else "is"
