@@ -1,0 +1,69 @@
+"""An exponential family seen as one matrix product: what a mixture needs to know of its components.
+
+For sufficient statistics T(x) and natural parameters η_k the table of log-joints of N rows and K components is
+
+    log p(x_n, z_n = k | θ) = T(x_n) · η_k + b(x_n, θ),        T(x) = [1, …],  η_k = [log π_k − A(θ_k), …]
+
+and the expected statistics of the E-step are rᵀ T(x). A family supplies T, η, the maximiser of the expected
+log-joint in closed form, and its prior. Everything is in standardised units (see `standardise.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+
+__all__ = ["Array", "Family", "Parameters", "Statistics"]
+
+Array = jax.Array
+Parameters = Mapping[str, jax.Array]
+
+
+class Statistics(NamedTuple):
+    """Expected sufficient statistics of a set of rows; they add over rows, chunks, devices and hosts.
+
+    sums : (F, K), Σ_n w_n r_nk T(x_n); its first row is the effective count n_k of each component.
+    totals : statistics that no responsibility weighs, Σ_n w_n B(x_n) (empty for most families).
+    """
+
+    sums: Array
+    totals: Array
+
+
+class Family(Protocol):
+    """The components of a mixture, all of one exponential family.
+
+    Implementations are frozen dataclasses without arrays, so that they can be static arguments of `jax.jit`; the
+    numbers of a prior are in `hyper`, a NamedTuple of arrays that is an argument wherever it is needed.
+    """
+
+    @property
+    def feature_count(self) -> int:
+        """F, the length of T(x)."""
+        ...
+
+    def features(self, x: Array) -> Array:
+        """T(x): (n, D) → (n, F), the first column 1."""
+        ...
+
+    def totals(self, x: Array, weights: Array | None) -> Array:
+        """Σ_n w_n B(x_n) over the rows given."""
+        ...
+
+    def natural(self, parameters: Parameters) -> Array:
+        """η: (F, K), log π_k included."""
+        ...
+
+    def base(self, parameters: Parameters, totals: Array) -> Array:
+        """Σ_n w_n b(x_n, θ): the part of the log-likelihood that all components share."""
+        ...
+
+    def maximise(self, statistics: Statistics, hyper: NamedTuple) -> Parameters:
+        """argmax_θ of the expected log-joint plus log prior, in closed form."""
+        ...
+
+    def log_prior(self, parameters: Parameters, hyper: NamedTuple) -> Array:
+        """log p(θ) in nats, normalised."""
+        ...

@@ -1,0 +1,225 @@
+"""Gaussian components: spherical, diagonal, full and tied covariances, and known variances.
+
+x | z = k ~ N(μ_k, Σ_k);  μ_k | Σ_k ~ N(m, Σ_k/κ);  Σ ~ inverse-Wishart(ν, Λ) (inverse-gamma for variances).
+
+With n_k, Σ_n r x and Σ_n r x xᵀ the M-step is, for full covariances (Fraley & Raftery 2007, eq. 6–8),
+
+    μ_k = (Σ r x + κ m) / (n_k + κ)
+    Σ_k = (Λ + Σ r x xᵀ + κ m mᵀ − (n_k + κ) μ_k μ_kᵀ) / (mass + n_k),       mass = ν + D + 2
+
+and the other types sum or pool the same quantities. Maximum likelihood is κ = 0, Λ = 0, mass = 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, multigammaln
+
+from triptych.inference.em.family import Array, Parameters, Statistics
+
+__all__ = ["GaussianFamily", "GaussianHyper"]
+
+TINY = 1e-300  # below any weight that matters: log(0) would poison the matrix product
+
+
+class GaussianHyper(NamedTuple):
+    """The numbers of the prior and of the floor, in standardised units.
+
+    `spread` has the shape of one component's covariance ((), (D,) or (D, D)). `mean_precision = degrees = 0`,
+    `spread = 0` and `concentration = 1` make the prior flat (maximum likelihood). No covariance may be smaller
+    than `floor` times `pooled` (relative eigenvalues): a constraint, so EM stays monotone. 0 switches it off.
+    """
+
+    concentration: Array
+    location: Array
+    mean_precision: Array
+    degrees: Array
+    spread: Array
+    pooled: Array
+    floor: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianFamily:
+    """Gaussian components with one of five kinds of covariance.
+
+    `covariance` is "spherical", "diagonal", "full" or "tied"; `known` holds the K variances where they are fixed
+    (standardised units; then `covariance` is "spherical").
+    """
+
+    components: int
+    columns: int
+    covariance: str
+    known: tuple[float, ...] | None = None
+
+    @property
+    def feature_count(self) -> int:
+        """F, the length of T(x)."""
+        quadratic = {
+            "spherical": 1,
+            "diagonal": self.columns,
+            "full": self.columns * (self.columns + 1) // 2,
+            "tied": 0,
+        }
+        return 1 + self.columns + quadratic[self.covariance]
+
+    def features(self, x: Array) -> Array:
+        """T(x) = [1, x, squares]: |x|² (spherical), x² (diagonal), x_i x_j for i ≤ j (full), none (tied)."""
+        ones = jnp.ones((x.shape[0], 1), x.dtype)
+        if self.covariance == "tied":
+            return jnp.concatenate([ones, x], axis=1)
+        if self.covariance == "spherical":
+            squares = jnp.sum(x * x, axis=1, keepdims=True)
+        elif self.covariance == "diagonal":
+            squares = x * x
+        else:
+            first, second = np.triu_indices(self.columns)
+            squares = x[:, first] * x[:, second]
+        return jnp.concatenate([ones, x, squares], axis=1)
+
+    def totals(self, x: Array, weights: Array | None) -> Array:
+        """Σ_n w_n x_n x_nᵀ for tied covariances, whose quadratic term no responsibility weighs."""
+        if self.covariance != "tied":
+            return jnp.zeros((), x.dtype)
+        return (x if weights is None else x * weights[:, None]).T @ x
+
+    def natural(self, parameters: Parameters) -> Array:
+        """η_k = [log π_k − ½ μᵀPμ + ½ log|P| − ½ D log 2π, Pμ, −½P], P the precision of component k."""
+        means = parameters["means"]
+        log_weights = jnp.log(jnp.maximum(parameters["weights"], TINY))
+        precisions, log_det = self._precisions(parameters)
+        if precisions.ndim == 3:
+            linear = jnp.einsum("kij,kj->ki", precisions, means)
+        else:
+            linear = precisions * means
+        constant = log_weights + 0.5 * (
+            log_det - jnp.sum(linear * means, axis=1) - self.columns * np.log(2 * np.pi)
+        )
+        parts = [constant[:, None], linear]
+        if self.covariance == "spherical":
+            parts.append(-0.5 * precisions[:, :1])
+        elif self.covariance == "diagonal":
+            parts.append(-0.5 * precisions)
+        elif self.covariance == "full":
+            first, second = np.triu_indices(self.columns)
+            parts.append(precisions[:, first, second] * np.where(first == second, -0.5, -1.0))
+        return jnp.concatenate(parts, axis=1).T
+
+    def base(self, parameters: Parameters, totals: Array) -> Array:
+        """−½ tr(P Σ_n w_n x_n x_nᵀ) for tied covariances; 0 for the others, whose table holds everything."""
+        if self.covariance != "tied":
+            return jnp.zeros((), parameters["means"].dtype)
+        return -0.5 * jnp.sum(_inverse(parameters["covariances"])[0] * totals)
+
+    def maximise(self, statistics: Statistics, hyper: GaussianHyper) -> Parameters:
+        """M-step in closed form; see the module's head."""
+        counts = statistics.sums[0]
+        first = statistics.sums[1 : 1 + self.columns].T
+        shrunk = counts + hyper.mean_precision
+        pulled = first + hyper.mean_precision * hyper.location
+        means = jnp.where(shrunk[:, None] > 0, pulled / jnp.maximum(shrunk, TINY)[:, None], hyper.location)
+        weights = jnp.maximum(counts + hyper.concentration - 1.0, 0.0)
+        parameters = {"weights": weights / jnp.sum(weights), "means": means}
+        if self.known is None:
+            parameters["covariances"] = self._covariances(statistics, hyper, means, shrunk)
+        return parameters
+
+    def log_prior(self, parameters: Parameters, hyper: GaussianHyper) -> Array:
+        """log p(weights) + Σ_k log p(μ_k | Σ_k) + log p(Σ), each normalised, in nats."""
+        alpha, weights = hyper.concentration, parameters["weights"]
+        value = jnp.sum((alpha - 1.0) * jnp.log(jnp.maximum(weights, TINY)))
+        value += gammaln(jnp.sum(alpha)) - jnp.sum(gammaln(alpha))
+        offset = parameters["means"] - hyper.location
+        precisions, log_det = self._precisions(parameters)
+        if precisions.ndim == 3:
+            squares = jnp.einsum("ki,kij,kj->k", offset, precisions, offset)
+        else:
+            squares = jnp.sum(offset * precisions * offset, axis=1)
+        kappa = hyper.mean_precision
+        value += 0.5 * jnp.sum(self.columns * jnp.log(kappa / (2 * np.pi)) + log_det - kappa * squares)
+        if self.known is not None:
+            return value
+        return value + jnp.sum(self._log_prior_covariances(parameters["covariances"], hyper))
+
+    def _precisions(self, parameters: Parameters) -> tuple[Array, Array]:
+        """Give the precisions, (K, D) or (K, D, D), and their log-determinants (K,)."""
+        means = parameters["means"]
+        if self.known is not None:
+            variances = jnp.asarray(self.known, means.dtype)[:, None] * jnp.ones_like(means)
+        elif self.covariance == "spherical":
+            variances = parameters["covariances"][:, None] * jnp.ones_like(means)
+        elif self.covariance == "diagonal":
+            variances = parameters["covariances"]
+        else:
+            precisions, log_det = _inverse(parameters["covariances"])
+            shape = (self.components, self.columns, self.columns)
+            return jnp.broadcast_to(precisions, shape), jnp.broadcast_to(log_det, shape[:1])
+        return 1.0 / variances, -jnp.sum(jnp.log(variances), axis=1)
+
+    def _covariances(self, statistics: Statistics, hyper: GaussianHyper, means: Array, shrunk: Array) -> Array:
+        counts, dimension = statistics.sums[0], self.columns
+        second = statistics.sums[1 + dimension :].T
+        kappa, location = hyper.mean_precision, hyper.location
+        if self.covariance == "spherical":
+            scatter = second[:, 0] + kappa * jnp.sum(location**2) - shrunk * jnp.sum(means**2, axis=1)
+            mass = hyper.degrees + jnp.where(hyper.degrees > 0, 2.0 + dimension, 0.0) + counts * dimension
+        elif self.covariance == "diagonal":
+            scatter = second + kappa * location**2 - shrunk[:, None] * means**2
+            mass = (hyper.degrees + jnp.where(hyper.degrees > 0, 3.0, 0.0) + counts)[:, None]
+        elif self.covariance == "full":
+            scatter = _symmetric(second, dimension) + kappa * jnp.outer(location, location)
+            scatter -= shrunk[:, None, None] * means[:, :, None] * means[:, None, :]
+            mass = hyper.degrees + jnp.where(hyper.degrees > 0, dimension + 2.0, 0.0) + counts
+            mass = mass[:, None, None]
+        else:
+            scatter = statistics.totals + self.components * kappa * jnp.outer(location, location)
+            scatter -= jnp.einsum("k,ki,kj->ij", shrunk, means, means)
+            extra = dimension + 1.0 + self.components
+            mass = hyper.degrees + jnp.where(hyper.degrees > 0, extra, 0.0) + jnp.sum(counts)
+        estimate = jnp.where(mass > 0, (hyper.spread + scatter) / jnp.maximum(mass, TINY), hyper.pooled)
+        return _floored(estimate, hyper)
+
+    def _log_prior_covariances(self, covariances: Array, hyper: GaussianHyper) -> Array:
+        nu, spread = hyper.degrees, hyper.spread
+        if self.covariance in ("spherical", "diagonal"):
+            shape, rate = nu / 2, spread / 2
+            return shape * jnp.log(rate) - gammaln(shape) - (shape + 1) * jnp.log(covariances) - rate / covariances
+        d = self.columns
+        precisions, log_det = _inverse(covariances)
+        constant = nu / 2 * (jnp.linalg.slogdet(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)
+        return constant + (nu + d + 1) / 2 * log_det - 0.5 * jnp.sum(precisions * spread, axis=(-2, -1))
+
+
+def _inverse(matrices: Array) -> tuple[Array, Array]:
+    """Invert positive definite matrices (…, D, D) by Cholesky; also the log-determinants of the inverses."""
+    factors = jnp.linalg.cholesky(matrices)
+    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=matrices.dtype), matrices.shape)
+    half = jax.scipy.linalg.solve_triangular(factors, identity, lower=True)
+    log_det = -2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+    return jnp.swapaxes(half, -2, -1) @ half, log_det
+
+
+def _symmetric(upper: Array, dimension: int) -> Array:
+    """Unpack the upper triangles (K, D(D+1)/2) into symmetric matrices (K, D, D)."""
+    index = np.zeros((dimension, dimension), dtype=int)
+    rows, columns = np.triu_indices(dimension)
+    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    return upper[:, index]
+
+
+def _floored(estimate: Array, hyper: GaussianHyper) -> Array:
+    """Raise relative variances below the floor to it: the exact constrained maximum (hence monotone)."""
+    if hyper.pooled.ndim < 2:
+        return jnp.maximum(estimate, hyper.floor * hyper.pooled)
+    factor = jnp.linalg.cholesky(hyper.pooled)
+    whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
+    whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
+    values, vectors = jnp.linalg.eigh(whitened)
+    clipped = (vectors * jnp.maximum(values, hyper.floor)[..., None, :]) @ jnp.swapaxes(vectors, -2, -1)
+    low = jnp.min(values, axis=-1)[..., None, None] < hyper.floor
+    return jnp.where(low, factor @ clipped @ factor.T, estimate)

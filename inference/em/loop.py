@@ -1,0 +1,166 @@
+"""The loop of EM, written once: many starts in one compiled call, block by block.
+
+`Problem` is anything with `step(parameters) -> (parameters, objective, statistics)` that is a pytree; a mixture and a
+regression both are. A block runs on the device; between blocks the host shows progress and can be interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from triptych.inference.em.convergence import HISTORY, gain_to_come, rounding, stalled
+from triptych.inference.em.family import Array, Parameters
+from triptych.inference.status import Status
+
+__all__ = ["Problem", "Run", "climb"]
+
+
+class Problem(Protocol):
+    """A model bound to its data, a pytree: all that one EM step reads."""
+
+    def step(self, parameters: Parameters) -> tuple[Parameters, Array, Any]:
+        """θ → (θ', objective at θ in nats, statistics at θ)."""
+        ...
+
+
+class LoopState(NamedTuple):
+    """What the next step needs, for every start (leading axis R of each leaf)."""
+
+    parameters: Parameters  # the next point to evaluate
+    best: Parameters  # the point that `objective` belongs to
+    objective: Array  # (R,)
+    gains: Array  # (R, HISTORY), NaN before there are any
+    done: Array  # (R,) code: 0 running, else an index into STATUSES
+    steps: Array  # (R,)
+
+
+class Run(NamedTuple):
+    """How the starts ended: parameters and numbers with leading axis R, traces as a list of arrays."""
+
+    parameters: Parameters
+    objective: np.ndarray
+    status: list[Status]
+    steps: np.ndarray
+    traces: list[np.ndarray]
+    to_come: np.ndarray
+
+
+STATUSES = (Status.STEP_LIMIT, Status.CONVERGED, Status.DECREASED, Status.NON_FINITE)
+
+
+class Rule(NamedTuple):
+    """The stopping rule's numbers: `tolerance` nats still to come; rows and epsilon set the rounding error."""
+
+    tolerance: Array
+    count: Array
+    epsilon: Array
+
+
+def climb(
+    problem: Problem,
+    starts: Parameters,
+    *,
+    tolerance: float,
+    count: float,
+    epsilon: float,
+    max_steps: int,
+    block: int = 100,
+    progress: Callable[[int, float], None] | None = None,
+) -> Run:
+    """Run EM from every start until each has stopped.
+
+    Parameters
+    ----------
+    starts : dict site → (R, …). tolerance : nats still to come at which a start stops; 0 runs `max_steps`.
+    count, epsilon : rows and machine precision, for the rounding error of the objective.
+    block : steps between two looks of the host. progress : called with (steps done, best objective).
+    """
+    rule = Rule(jnp.asarray(tolerance), jnp.asarray(count, jnp.float64), jnp.asarray(epsilon))
+    state = begin(starts)
+    blocks: list[np.ndarray] = []
+    done_steps = 0
+    while done_steps < max_steps and not bool(jnp.all(state.done > 0)):
+        limit = jnp.asarray(min(block, max_steps - done_steps))
+        state, objectives = advance(problem, state, rule, limit, size=block)
+        blocks.append(np.asarray(objectives))
+        done_steps += block
+        if progress is not None:
+            progress(min(done_steps, max_steps), float(jnp.nanmax(state.objective)))
+    steps = np.asarray(state.steps)
+    trace = np.concatenate(blocks) if blocks else np.empty((0, len(steps)))
+    return Run(
+        parameters=state.best,
+        objective=np.asarray(state.objective),
+        status=[STATUSES[code] for code in np.asarray(state.done)],
+        steps=steps,
+        traces=[trace[:number, index] for index, number in enumerate(steps)],
+        to_come=np.asarray(jax.vmap(gain_to_come)(state.gains)),
+    )
+
+
+def begin(starts: Parameters) -> LoopState:
+    """Build the state before the first step."""
+    number = len(next(iter(starts.values())))
+    return LoopState(
+        parameters=dict(starts),
+        best=dict(starts),
+        objective=jnp.full(number, -jnp.inf),
+        gains=jnp.full((number, HISTORY), jnp.nan),
+        done=jnp.zeros(number, jnp.int32),
+        steps=jnp.zeros(number, jnp.int32),
+    )
+
+
+@partial(jax.jit, static_argnames=("size",))
+def advance(
+    problem: Problem, state: LoopState, rule: Rule, limit: Array, *, size: int
+) -> tuple[LoopState, Array]:
+    """Run up to `limit` ≤ `size` steps of every start that has not stopped; also their objectives (size, R)."""
+    one = jax.vmap(step, in_axes=(None, 0, None))
+
+    def body(carry: tuple[Array, LoopState, Array]) -> tuple[Array, LoopState, Array]:
+        index, state, trace = carry
+        state = one(problem, state, rule)
+        return index + 1, state, trace.at[index].set(state.objective)
+
+    def go_on(carry: tuple[Array, LoopState, Array]) -> Array:
+        index, state, _ = carry
+        return (index < limit) & jnp.any(state.done == 0)
+
+    trace = jnp.full((size, state.done.shape[0]), jnp.nan)
+    _, state, trace = lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state, trace))
+    return state, trace
+
+
+def step(problem: Problem, state: LoopState, rule: Rule) -> LoopState:
+    """One EM step of one start: evaluate the pending point, judge it, move on."""
+    following, objective, _ = problem.step(state.parameters)
+    gain = objective - state.objective
+    first = jnp.isneginf(state.objective)
+    gains = jnp.where(first, state.gains, jnp.roll(state.gains, -1).at[-1].set(gain))
+    finite = jnp.isfinite(objective)
+    fell = ~first & (gain < -rounding(objective, rule.count, rule.epsilon))
+    little = gain_to_come(gains) < rule.tolerance
+    arrived = ~first & (rule.tolerance > 0) & (little | stalled(objective, gains, rule.count, rule.epsilon))
+    code = jnp.where(~finite, 3, jnp.where(fell, 2, jnp.where(arrived, 1, 0)))
+    good = finite & ~fell
+    running = state.done == 0
+
+    def choose(condition: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+    return LoopState(
+        parameters=choose(running, following, state.parameters),
+        best=choose(running & good, state.parameters, state.best),
+        objective=jnp.where(running & good, objective, state.objective),
+        gains=jnp.where(running, gains, state.gains),
+        done=jnp.where(running, code, state.done).astype(jnp.int32),
+        steps=state.steps + running,
+    )
