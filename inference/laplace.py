@@ -1,0 +1,308 @@
+"""Laplace's approximation: a Gaussian at the mode, in the unconstrained space."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.precision import double_precision
+from triptych.inference.status import Finding
+from triptych.inference.unconstrained import Coordinates, coordinates
+
+__all__ = ["Laplace", "hessian", "laplace", "laplace_from_density", "principal_factor"]
+
+LARGEST_HESSIAN = 2000  # coordinates; a dense Hessian beyond takes minutes and gigabytes
+HESSIAN_BATCH = 32  # Hessian columns computed at a time
+ROUNDS = 4  # of whitening and climbing, before the mode counts as not found
+CLOSE = 1e-6  # nats between a mode and the top of the parabola fitted there
+FLAT = 1e-10  # relative curvature below which a direction counts as not identified
+EDGE_PRECISION = 1e-3  # of a logit or logarithm: a standard error above 30 means "on the edge"
+
+
+@dataclasses.dataclass(frozen=True)
+class Laplace:
+    """The Gaussian N(mode, F Fᵀ) in u-space that stands for a posterior.
+
+    Attributes
+    ----------
+    coordinates : the change of variables.
+    mode : (p,), the unconstrained mode (objective "map") or estimate ("mle").
+    factor : F, (p, r); directions that the data do not determine are left out (r < p). `None` where the
+        Hessian was not computed.
+    log_density : log density at the mode, nats.
+    log_evidence : log p(x) ≈ log p(x, u*) + p/2 log 2π − ½ log |H| + log_symmetry, nats; `None` for "mle".
+    findings : what does not hold.
+    density : log density of u that was approximated.
+    """
+
+    coordinates: Coordinates
+    mode: np.ndarray
+    factor: np.ndarray | None
+    log_density: float
+    log_evidence: float | None
+    findings: tuple[Finding, ...]
+    density: Callable[[Any], jax.Array]
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        """F Fᵀ, (p, p), in u-space."""
+        return None if self.factor is None else self.factor @ self.factor.T
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The mode carried back: site → array."""
+        with double_precision():
+            return jax.tree.map(np.asarray, self.coordinates.constrain(jnp.asarray(self.mode)))
+
+    def unconstrained(self, key: jax.Array, count: int) -> np.ndarray:
+        """Draw u from the Gaussian, (1, count, p); the mode alone where there is no covariance."""
+        if self.factor is None:
+            return self.mode[None, None]
+        with double_precision():
+            noise = np.asarray(jax.random.normal(key, (count, self.factor.shape[1])))
+        return (self.mode + noise @ self.factor.T)[None]
+
+    def draws(self, key: jax.Array, count: int) -> dict[str, np.ndarray]:
+        """Draw θ: site → (1, count, …)."""
+        with double_precision():
+            return self.coordinates.natural(self.unconstrained(key, count))
+
+    def sample_stats(self, key: jax.Array, count: int) -> dict[str, np.ndarray]:
+        """Give `lp` (log density of u) and `log_weight` (lp − log q) of the same draws, (1, count), nats."""
+        from triptych.inference.posterior import in_batches
+
+        u = self.unconstrained(key, count)
+        with double_precision():
+            lp = in_batches(self.density, u[0])[None]
+        if self.factor is None:
+            return {"lp": lp}
+        # The constant of log q cancels in everything that importance weights are used for.
+        noise = np.linalg.lstsq(self.factor, (u[0] - self.mode).T, rcond=None)[0]
+        return {"lp": lp, "log_weight": lp + 0.5 * np.sum(noise**2, axis=0)[None]}
+
+
+def laplace(
+    m: Any,
+    parameters: Mapping[str, Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    objective: str = "map",
+    log_symmetry: float = 0.0,
+) -> Laplace:
+    """Approximate the posterior of a program's marginal by a Gaussian around an optimum.
+
+    Parameters
+    ----------
+    m : the marginal.
+    parameters : site → value to start from: EM's optimum.
+    args, kwargs : what the program is called with.
+    objective : "map": the mode of log p(x, θ) + log |det ∂θ/∂u|, found from `parameters`;
+        "mle": the observed information of log p(x|θ) at `parameters`, priors ignored.
+    log_symmetry : nats added to the evidence for modes that are copies of this one (log K!).
+    """
+    kwargs = kwargs or {}
+    structure = m.structure(*args, **kwargs)
+
+    def log_joint(theta: Any) -> jax.Array:
+        return m.log_density(theta, *args, **kwargs)
+
+    def log_likelihood(theta: Any) -> jax.Array:
+        rows = m.log_likelihood(theta, *args, **kwargs)
+        return sum((jnp.sum(row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
+
+    return laplace_from_density(
+        log_likelihood if objective == "mle" else log_joint,
+        parameters,
+        {site: support for site, (_, support) in structure.parameters.items()},
+        objective=objective,
+        log_symmetry=log_symmetry,
+    )
+
+
+def laplace_from_density(
+    log_density: Callable[[dict[str, Any]], Any],
+    parameters: Mapping[str, Any],
+    supports: Mapping[str, Any],
+    *,
+    objective: str = "map",
+    log_symmetry: float = 0.0,
+) -> Laplace:
+    """Approximate any log density of named parameters; `laplace` says what the arguments are.
+
+    Parameters
+    ----------
+    log_density : dict site → array ↦ scalar, nats: the log joint ("map") or the log likelihood ("mle"),
+        in the natural parameters; the log-Jacobian is added here.
+    parameters : site → start.
+    supports : site → NumPyro constraint.
+    """
+    with double_precision():
+        start = {site: jnp.asarray(np.asarray(parameters[site], dtype=float)) for site in supports}
+        space = coordinates({site: (start[site].shape, support) for site, support in supports.items()})
+        density = space.density(log_density, jacobian=objective == "map")
+        u = np.asarray(space.unconstrain(start))
+        if space.size > LARGEST_HESSIAN:
+            finding = Finding(
+                "LAPLACE_SKIPPED",
+                f"{space.size} coordinates are too many for a dense Hessian (limit {LARGEST_HESSIAN}): "
+                "no standard errors. Use SVI or MCMC for them.",
+            )
+            return Laplace(space, u, None, float(density(jnp.asarray(u))), None, (finding,), density)
+        curvature = jax.jit(lambda x: -hessian(density, x))
+        found = True
+        if objective == "map":
+            u, precision, found = find_mode(density, curvature, u)
+        else:
+            precision = np.asarray(curvature(jnp.asarray(u)))
+        value = float(density(jnp.asarray(u)))
+    factor, log_determinant, findings = principal_factor(precision, space)
+    if not found:
+        findings += (
+            Finding(
+                "LAPLACE_NO_MODE",
+                "The mode in the unconstrained space was not reached from the optimum, so the Laplace draws "
+                "are centred on a point of the slope. Trust MCMC here.",
+            ),
+        )
+    log_evidence = None
+    if objective == "map" and factor.shape[1] == space.size and np.isfinite(value):
+        log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant + log_symmetry
+    return Laplace(space, u, factor, value, log_evidence, findings, density)
+
+
+def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:
+    """Give ∂²f/∂u∂uᵀ, (p, p), by Hessian-vector products, a batch at a time so that memory stays bounded."""
+    gradient = jax.grad(function)
+
+    def column(direction: Any) -> jax.Array:
+        return jax.jvp(gradient, (u,), (direction,))[1]
+
+    basis = jnp.eye(u.shape[0], dtype=u.dtype)
+    square = jax.lax.map(column, basis, batch_size=min(HESSIAN_BATCH, max(u.shape[0], 1)))
+    return 0.5 * (square + square.T)
+
+
+def find_mode(
+    density: Callable[[Any], Any], curvature: Callable[[Any], Any], start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Climb to the mode: L-BFGS in coordinates whitened by the Hessian, a few rounds of it.
+
+    In whitened coordinates the first step is Newton's, and the gradient's length is the standard distance
+    to the mode, so one tolerance fits every data scale. Two Hessians are enough when the start is good.
+
+    Returns
+    -------
+    The mode (p,), −Hessian there (p, p), and whether it is one: within `CLOSE` nats of the parabola's top.
+    """
+    value_and_grad = jax.jit(jax.value_and_grad(density))
+    u = np.asarray(start, dtype=float)
+    precision = np.asarray(curvature(jnp.asarray(u)))
+    for _ in range(ROUNDS):
+        whitening = _whitening(precision)
+        u = climb(value_and_grad, u, whitening)
+        precision = np.asarray(curvature(jnp.asarray(u)))
+        gradient = np.asarray(value_and_grad(jnp.asarray(u))[1])
+        step = _whitening(precision).T @ gradient
+        if 0.5 * float(step @ step) < CLOSE:
+            return u, precision, True
+    return u, precision, False
+
+
+def climb(
+    value_and_grad: Callable[[Any], Any], start: np.ndarray, whitening: np.ndarray, *, steps: int = 500
+) -> np.ndarray:
+    """Maximise by L-BFGS over z, u = start + W z; points without a finite density are stepped back from."""
+    from scipy.optimize import minimize
+
+    best = (-np.inf, start)
+
+    def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal best
+        u = start + whitening @ z
+        value, gradient = value_and_grad(jnp.asarray(u))
+        value, gradient = float(value), np.asarray(gradient, dtype=float)
+        if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+            return 1e25, np.zeros_like(z)
+        if value > best[0]:
+            best = (value, u)
+        return -value, -(whitening.T @ gradient)
+
+    options = {"maxiter": steps, "maxfun": 3 * steps, "maxcor": 30, "gtol": 1e-6, "ftol": 1e-15}
+    minimize(negative, np.zeros(whitening.shape[1]), jac=True, method="L-BFGS-B", options=options)
+    return best[1]
+
+
+def _whitening(precision: np.ndarray) -> np.ndarray:
+    """Give W with W Wᵀ ≈ precision⁻¹, negative curvature mirrored and flat directions given unit steps."""
+    precision = np.nan_to_num(precision, nan=0.0, posinf=0.0, neginf=0.0)
+    scale = np.sqrt(np.abs(np.diag(precision)))
+    scale = np.where(scale > 0, scale, 1.0)
+    values, vectors = np.linalg.eigh(precision / np.outer(scale, scale))
+    return vectors / np.sqrt(np.maximum(np.abs(values), 1e-6)) / scale[:, None]
+
+
+def principal_factor(
+    precision: np.ndarray, space: Coordinates
+) -> tuple[np.ndarray, float, tuple[Finding, ...]]:
+    """Give F with F Fᵀ = precision⁻¹ over the directions that are determined, and name the others.
+
+    Coordinates are first scaled to unit curvature, so that "flat" does not depend on the units of the data.
+
+    Returns
+    -------
+    F (p, r), log |precision| over the r directions, findings.
+    """
+    finite = np.all(np.isfinite(precision))
+    precision = np.nan_to_num(precision, nan=0.0, posinf=0.0, neginf=0.0)
+    diagonal = np.diag(precision)
+    inside = np.where(space.real, diagonal > 0, diagonal > EDGE_PRECISION)
+    findings: list[Finding] = []
+    names = np.asarray(space.names, dtype=object)
+    if not finite:
+        findings.append(
+            Finding(
+                "LAPLACE_NOT_FINITE",
+                "The Hessian at the optimum has infinite or NaN entries: standard errors are incomplete. "
+                "Rescale the data's columns, or use MCMC.",
+            )
+        )
+    if not np.all(inside):
+        findings.append(
+            Finding(
+                "LAPLACE_EDGE",
+                f"The data give no curvature at the optimum in {_listed(names[~inside])} (on the edge of its "
+                "range, or without effect): held at the estimate, so it has no standard error. A prior "
+                '(objective="map") or MCMC gives one.',
+            )
+        )
+    scale = np.sqrt(np.where(inside, diagonal, 1.0))
+    kept = np.flatnonzero(inside)
+    values, vectors = np.linalg.eigh((precision / np.outer(scale, scale))[np.ix_(kept, kept)])
+    good = values > FLAT
+    if not np.all(good):
+        worst = vectors[:, np.argmin(values)]
+        largest = kept[np.argsort(-np.abs(worst))[:3]]
+        what = "is not a maximum" if np.min(values, initial=0.0) < -FLAT else "does not determine a direction"
+        findings.append(
+            Finding(
+                "LAPLACE_NOT_IDENTIFIED",
+                f"The optimum {what}: {int(np.sum(~good))} direction(s) without curvature, mostly along "
+                f"{_listed(names[largest])}. Its standard errors leave them out; use fewer components or a "
+                "stronger prior.",
+            )
+        )
+    factor = np.zeros((len(diagonal), int(np.sum(good))))
+    factor[kept] = vectors[:, good] / np.sqrt(values[good]) / scale[kept, None]
+    log_determinant = float(np.sum(np.log(values[good])) + 2 * np.sum(np.log(scale[kept])))
+    return factor, log_determinant, tuple(findings)
+
+
+def _listed(names: Sequence[str] | np.ndarray, most: int = 4) -> str:
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,235 @@
+"""One layout of draws for the three methods: ArviZ's groups in a DataTree, dims (chain, draw, …)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from triptych.inference.arguments import record
+from triptych.inference.precision import matching_precision
+from triptych.inference.status import Finding, say
+from triptych.models.errors import InputError
+
+__all__ = ["assemble", "build", "draws", "in_batches", "observed", "point_estimate", "pointwise"]
+
+# Numbers (draws × rows) kept at most in the pointwise log-likelihood: 160 MB in float64.
+LARGEST_LOG_LIKELIHOOD = 20_000_000
+# Draws handed to XLA at a time.
+BATCH = 64
+
+
+def build(
+    posterior: Mapping[str, Any],
+    *,
+    log_likelihood: Mapping[str, Any] | None = None,
+    sample_stats: Mapping[str, Any] | None = None,
+    observed_data: Mapping[str, Any] | None = None,
+    constant_data: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Put draws and what goes with them into ArviZ's groups, the same way for EM, SVI and MCMC.
+
+    Parameters
+    ----------
+    posterior : site → (chain, draw, …); one chain for EM's Laplace draws and for SVI.
+    log_likelihood : observed site → (chain, draw, rows), log p(x_n|θ) in nats, latents summed out.
+    sample_stats : name → (chain, draw).
+    observed_data, constant_data : name → array without sample dims.
+    coords, dims : as in `arviz_base.from_dict`.
+    attrs : attributes of the root.
+
+    Returns
+    -------
+    A DataTree on which `arviz_stats.loo`, `summary` and `rhat` work. A site named "a/b" becomes the variable
+    "a.b", because a slash separates groups.
+
+    Raises
+    ------
+    InputError : a site is named as a sample dimension ("chain", "draw"), or two names become one.
+    """
+    from arviz_base import from_dict
+
+    groups = {
+        "posterior": posterior,
+        "log_likelihood": log_likelihood,
+        "sample_stats": sample_stats,
+        "observed_data": observed_data,
+        "constant_data": constant_data,
+    }
+    named = {group: _named(variables) for group, variables in groups.items() if variables}
+    tree = from_dict(
+        named,
+        coords=dict(coords) if coords else None,
+        dims={variable(name): list(names) for name, names in (dims or {}).items()},
+        # A single draw of many chains is ours to judge, not a convention to warn about.
+        check_conventions=False,
+    )
+    tree.attrs = {"creation_library": "triptych", **(attrs or {})}
+    return tree
+
+
+def variable(site: str) -> str:
+    """Give the name a site has in the DataTree, where a slash separates groups."""
+    return site.replace("/", ".")
+
+
+def _named(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    named: dict[str, np.ndarray] = {}
+    for site, value in variables.items():
+        name = variable(site)
+        if name in ("chain", "draw"):
+            raise InputError(f"Site {site!r} has the name of a sample dimension: call it something else.")
+        if name in named:
+            raise InputError(f"Two sites are called {name!r} once slashes are dots: rename one.")
+        named[name] = np.asarray(value)
+    return named
+
+
+def draws(fit: Any) -> dict[str, np.ndarray]:
+    """Give a fit's posterior draws under their site names, each (chain, draw, …)."""
+    posterior = fit.data["posterior"].dataset
+    return {site: posterior[variable(site)].values for site in fit.parameters}
+
+
+def point_estimate(samples: Mapping[str, np.ndarray], supports: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Give the posterior mean of every site, as a point that the program accepts.
+
+    The mean of the draws where the support is convex (the real line, the simplex, positive definite
+    matrices, …); where it leaves the support (a correlation Cholesky factor), the mean in the
+    unconstrained space, carried back.
+
+    Parameters
+    ----------
+    samples : site → (chain, draw, …), labels aligned.
+    supports : site → NumPyro constraint.
+
+    Returns
+    -------
+    site → array without the sample dims.
+    """
+    from numpyro.distributions import biject_to
+
+    estimate = {}
+    with matching_precision(samples):
+        for site, values in samples.items():
+            mean = np.mean(values, axis=(0, 1))
+            support = supports.get(site)
+            if support is not None and not np.all(support(jnp.asarray(mean))):
+                transform = biject_to(support)
+                unconstrained = transform.inv(jnp.asarray(values))
+                mean = np.asarray(transform(jnp.mean(unconstrained, axis=(0, 1))))
+            estimate[site] = np.asarray(mean)
+    return estimate
+
+
+def in_batches(function: Callable[[Any], Any], samples: Any, batch: int = BATCH) -> Any:
+    """Apply a function of one draw to all of them, `batch` at a time, compiled once.
+
+    Parameters
+    ----------
+    function : one draw (a tree without sample dims) → tree of arrays.
+    samples : tree of (S, …).
+
+    Returns
+    -------
+    tree of NumPy arrays (S, …).
+    """
+    mapped = jax.jit(lambda tree: jax.lax.map(function, tree, batch_size=batch))
+    return jax.tree.map(np.asarray, mapped(jax.tree.map(jnp.asarray, samples)))
+
+
+def pointwise(
+    m: Any, samples: Mapping[str, np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray] | None, tuple[Finding, ...]]:
+    """Give log p(x_n | θ_s) for every row and draw, discrete latents summed out, in nats.
+
+    Parameters
+    ----------
+    m : the marginal of the program.
+    samples : site → (chain, draw, …).
+
+    Returns
+    -------
+    observed site → (chain, draw, rows), or `None` with a finding where that would not fit in memory.
+    """
+    chains, count = next(iter(samples.values())).shape[:2] if samples else (0, 0)
+    if chains * count == 0:
+        return None, ()
+
+    def one(parameters: Any) -> Any:
+        return m.log_likelihood(parameters, *args, **kwargs)
+
+    with matching_precision(samples, args, dict(kwargs)):
+        flat = {site: np.reshape(v, (chains * count, *v.shape[2:])) for site, v in samples.items()}
+        shapes = jax.eval_shape(one, jax.tree.map(lambda v: jnp.asarray(v[0]), flat))
+        rows = sum(int(np.prod(shape.shape)) for shape in jax.tree.leaves(shapes))
+        if rows * chains * count > LARGEST_LOG_LIKELIHOOD:
+            finding = Finding(
+                "LOG_LIKELIHOOD_SKIPPED",
+                f"The pointwise log-likelihood of {chains * count} draws on {rows} rows was not stored "
+                f"(more than {LARGEST_LOG_LIKELIHOOD} numbers): `loo` needs it. Ask for fewer draws.",
+            )
+            return None, (say(finding),)
+        # Keep rows × batch bounded, so that the (batch, rows, K) tables inside stay small.
+        values = in_batches(one, flat, batch=max(1, min(BATCH, 200_000 // max(rows, 1))))
+    return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, ()
+
+
+def observed(
+    program: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Give the values of a program's observed sites, read off one trace of it."""
+    import numpyro
+    from numpyro import handlers
+
+    source = getattr(program, "program", program)
+    with matching_precision(args, dict(kwargs)):
+        trace = handlers.trace(handlers.seed(source, jax.random.key(0))).get_trace(*args, **kwargs)
+        return {
+            name: np.asarray(site["value"])
+            for name, site in trace.items()
+            if site["type"] == "sample"
+            and site["is_observed"]
+            and not isinstance(site["fn"], numpyro.distributions.Unit)
+        }
+
+
+def assemble(
+    m: Any,
+    samples: Mapping[str, np.ndarray],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    sample_stats: Mapping[str, Any] | None = None,
+) -> tuple[xr.DataTree, tuple[Finding, ...]]:
+    """Build a fit's data from its draws: log-likelihoods, observed data and the call's arguments added.
+
+    Parameters
+    ----------
+    m : the marginal of the program.
+    samples : site → (chain, draw, …).
+    args, kwargs : what the program was called with.
+
+    Returns
+    -------
+    The DataTree, and what a reader must know of it.
+    """
+    log_likelihood, findings = pointwise(m, samples, args, kwargs)
+    data = observed(m, args, kwargs)
+    constant, attrs = record(getattr(m, "program", m), args, kwargs, data)
+    tree = build(
+        samples,
+        log_likelihood=log_likelihood,
+        sample_stats=sample_stats,
+        observed_data=data,
+        constant_data=constant,
+        attrs=attrs,
+    )
+    return tree, findings
