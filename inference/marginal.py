@@ -1,0 +1,204 @@
+"""The marginal: a program with its discrete latents summed out, log p(x, θ) = log Σ_z p(x, z, θ)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro.infer.util import log_density
+from numpyro.primitives import Messenger
+
+from triptych.inference.program import (
+    LARGEST_TABLE,
+    Program,
+    Structure,
+    Survey,
+    describe,
+    first_value,
+    survey,
+    tracing,
+)
+from triptych.models.errors import InputError
+
+__all__ = ["Marginal", "marginal"]
+
+Parameters = Mapping[str, Any]
+
+
+class _Continuous(Messenger):
+    """Show the outer handlers only what hangs on no discrete latent, and note the values they give.
+
+    A discrete latent takes its first value, unseen. A continuous site that hangs on one is seen, so that
+    guides and samplers can move it, but masked: its density goes into the factor.
+    """
+
+    def __init__(self, sites: Survey, plan: Any) -> None:
+        self.sites, self.plan = sites, plan
+        self.values: dict[str, Any] = {}
+        super().__init__()
+
+    def process_message(self, msg: Any) -> None:
+        name = msg.get("name")
+        if msg["type"] == "deterministic" and name in self.plan.hidden:
+            msg["stop"] = True
+        elif msg["type"] == "sample" and name in self.plan.absorbed:
+            if name in self.sites.latents:
+                msg["value"] = first_value(self.sites.latents[name].values, msg["fn"])
+                msg["stop"] = True
+            elif msg["is_observed"]:
+                msg["stop"] = True
+            else:
+                msg["fn"] = msg["fn"].mask(False)
+
+    def postprocess_message(self, msg: Any) -> None:
+        seen = msg["type"] == "sample" and msg["name"] in self.sites.parameters
+        if seen or msg["type"] in ("param", "plate"):
+            self.values[msg["name"]] = msg["value"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Marginal:
+    """A continuous program with the θ of `program` and its discrete latents summed out.
+
+    Calling it runs it as a NumPyro program: on it every autoguide and NUTS work. The sum is one
+    `numpyro.factor`, called "log_marginal"; sites that hang on no discrete latent stay as they are.
+    Everything is a pure function of `parameters` (site → array), so it can be jitted, vmapped and
+    differentiated. Imports funsor on first use.
+
+    Attributes
+    ----------
+    program : any NumPyro program.
+    largest_table : the most entries that a table of the sum may have.
+    """
+
+    program: Program
+    largest_table: int = LARGEST_TABLE
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a NumPyro program; what the program returns is returned if it has no discrete latent."""
+        sites = survey(self.program, args, kwargs)
+        if not sites.latents:
+            return self.program(*args, **kwargs)
+        from triptych.inference.enumeration import analyse, eliminate, run_enumerated
+
+        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        outer = _Continuous(sites, plan)
+        with outer, tracing(self.program):
+            self.program(*args, **kwargs)
+        factors, _ = run_enumerated(self.program, args, kwargs, sites, outer.values)
+        absorbed = [factors[name] for name in plan.absorbed]
+        numpyro.factor("log_marginal", eliminate(absorbed, sites, scales=sites.scales))
+        return None
+
+    def structure(self, *args: Any, **kwargs: Any) -> Structure:
+        """Give the program's parameters, latents, data sites and units of likelihood."""
+        return describe(self.program, *args, **kwargs)
+
+    def log_density(self, parameters: Parameters, *args: Any, **kwargs: Any) -> jax.Array:
+        """Give log p(x, θ) in nats, a scalar: natural parameters, no Jacobian.
+
+        Raises
+        ------
+        InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
+        """
+        sites = survey(self.program, args, kwargs)
+        _check_parameters(parameters, sites)
+        return jnp.asarray(log_density(self, args, kwargs, dict(parameters))[0])
+
+    def log_likelihood(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Give the pointwise log p(x_n | θ) = log Σ_z p(x_n, z | θ), in nats.
+
+        Data sites that share a discrete latent are one unit, called by their names joined with "+"; a
+        unit's axes are the plates that its latents share (so (N,) for rows that each have a latent). Data
+        that hang on no discrete latent keep the shape of their own log probability.
+
+        Raises
+        ------
+        InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
+        """
+        from triptych.inference.enumeration import analyse, eliminate, run_enumerated
+
+        sites = survey(self.program, args, kwargs)
+        _check_parameters(parameters, sites)
+        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        factors, _ = run_enumerated(self.program, args, kwargs, sites, parameters)
+        answer = {}
+        for component in plan.components:
+            if not component.observed:
+                continue
+            joint = eliminate([factors[name] for name in component.sites], sites, component.plates)
+            given = [name for name in component.sites if name not in component.observed]
+            if set(given) - set(component.latents):  # continuous sites that hang on z: log p(x, y) - log p(y)
+                joint = joint - eliminate([factors[name] for name in given], sites, component.plates)
+            answer[component.name] = joint
+        for name in plan.units:
+            if name not in answer:
+                answer[name] = factors[name].table
+        return {name: answer[name] for name in plan.units}
+
+    def posteriors(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Give the posterior of each discrete latent, p(z = k | x, θ), (plates..., K).
+
+        It is the gradient of log p(x, θ) with respect to ε added to the latent's log probabilities:
+        ∂/∂ε_k log Σ_z p(x, z) exp(ε_z) = p(z = k | x) at ε = 0, whatever the graph of the latents
+        (Eisner 2016, "Inside-outside and forward-backward algorithms are just backprop").
+
+        Raises
+        ------
+        InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
+        """
+        from triptych.inference.enumeration import Factor, analyse, eliminate, run_enumerated
+
+        sites = survey(self.program, args, kwargs)
+        _check_parameters(parameters, sites)
+        if not sites.latents:
+            return {}
+        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        factors, _ = run_enumerated(self.program, args, kwargs, sites, parameters)
+        absorbed = [factors[name] for name in plan.absorbed]
+
+        def log_marginal(perturbations: dict[str, jax.Array]) -> jax.Array:
+            added = []
+            for name, table in perturbations.items():
+                latent = sites.latents[name]
+                axes = dict(zip((*latent.plates, name), table.shape, strict=True))
+                added.append(Factor(table, axes, (name,), latent.plates))
+            return eliminate([*absorbed, *added], sites)
+
+        dtype = jnp.result_type(*(factor.table for factor in absorbed))
+        return jax.grad(log_marginal)(
+            {name: jnp.zeros((*latent.shape, latent.size), dtype) for name, latent in sites.latents.items()}
+        )
+
+
+def marginal(program: Program, *, largest_table: int = LARGEST_TABLE) -> Marginal:
+    """Sum the discrete latents out of a program; the marginal of a marginal is itself.
+
+    Raises
+    ------
+    InputError : `program` is not callable.
+    """
+    if isinstance(program, Marginal):
+        return program
+    if not callable(program):
+        raise InputError(
+            f"a model is a callable NumPyro program, got {type(program).__name__}: give the function itself."
+        )
+    return Marginal(program, largest_table)
+
+
+def _check_parameters(parameters: Parameters, sites: Survey) -> None:
+    missing = [name for name in sites.parameters if name not in parameters]
+    if missing:
+        raise InputError(
+            f"no value for the site(s) {', '.join(map(repr, missing))}: "
+            f"`parameters` must have {', '.join(map(repr, sites.parameters))}."
+        )
+    for name, site in sites.parameters.items():
+        shape = jnp.shape(parameters[name])
+        if shape != site.shape:
+            raise InputError(f"the value of site '{name}' has shape {shape}, and must have {site.shape}.")
