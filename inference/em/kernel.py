@@ -1,0 +1,105 @@
+"""What EM needs to know of a model bound to its data, and how a model's hand-written kernel is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from triptych.inference.em.family import Parameters
+from triptych.inference.em.loop import Problem
+from triptych.inference.status import Finding
+from triptych.models.errors import InputError
+
+__all__ = ["Call", "Kernel", "Start", "bind", "has_kernel"]
+
+
+class Call(NamedTuple):
+    """What a fit was asked for: the program's arguments and the settings that shape the problem."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sample_weight: np.ndarray | None
+    objective: str
+    update: str
+
+
+class Start(NamedTuple):
+    """Starting points stacked along axis 0, in the kernel's own units, and the recipe of each."""
+
+    parameters: Parameters
+    recipes: tuple[str, ...]
+
+
+class Kernel(Protocol):
+    """A model bound to data: its EM step and the way between the user's parameters and the step's.
+
+    `register` an implementation with `bind.register(MyModel)`; see CONTRIBUTING for a skeleton.
+    """
+
+    @property
+    def problem(self) -> Problem:
+        """The pytree with `step(parameters) -> (parameters, objective, statistics)`."""
+        ...
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The program with which `objective` agrees (a data-scaled prior resolved to the weighted data)."""
+        ...
+
+    @property
+    def count(self) -> float:
+        """Effective number of rows, Σ w."""
+        ...
+
+    @property
+    def epsilon(self) -> float:
+        """Machine precision of the rows' arithmetic."""
+        ...
+
+    def starts(self, key: jax.Array, number: int, init: str) -> Start:
+        """Make starting points by a recipe."""
+        ...
+
+    def sample(self, key: jax.Array, rows: int) -> Kernel:
+        """The same problem on at most `rows` rows, for short first runs."""
+        ...
+
+    def inward(self, parameters: Mapping[str, Any]) -> Parameters:
+        """The user's parameters in the units of the step."""
+        ...
+
+    def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
+        """The step's parameters in the user's units."""
+        ...
+
+    def log_likelihood(self, parameters: Parameters) -> float:
+        """log p(x | θ) in nats, the data's units, latents summed or integrated out."""
+        ...
+
+    def findings(self, parameters: Parameters) -> Sequence[Finding]:
+        """What is degenerate at these parameters, by component."""
+        ...
+
+
+@singledispatch
+def bind(model: Any, call: Call) -> Kernel:
+    """Bind a model to its data: give the hand-written kernel of its type.
+
+    Raises
+    ------
+    InputError : nobody wrote one, or the data are not what the model can take.
+    """
+    del call
+    raise InputError(
+        f"EM has no kernel for {type(model).__name__} {getattr(model, '__name__', '')!s}: "
+        "register one with `triptych.inference.em.bind.register`, or fit the program by SVI or MCMC."
+    )
+
+
+def has_kernel(model: Any) -> bool:
+    """Tell whether somebody wrote an EM kernel for this type of model."""
+    return bind.dispatch(type(model)) is not bind.dispatch(object)

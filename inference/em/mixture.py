@@ -1,0 +1,236 @@
+"""The hand-written EM kernel of Gaussian and Bernoulli mixtures: data and priors in standardised units.
+
+Raw second moments cancel badly, so a row enters the arithmetic as (x − centre)/scale: column means and standard
+deviations for diagonal, full and tied covariances, one common scale for spherical ones (which a scale a column would
+deform). The objective is carried back to the data's units by the log-Jacobian of this affine map.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.em import degeneracy
+from triptych.inference.em.bernoulli import BernoulliFamily, BernoulliHyper
+from triptych.inference.em.family import Parameters
+from triptych.inference.em.fold import MixtureProblem, collect_totals, fold
+from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
+from triptych.inference.em.kernel import Call, Kernel, Start, bind
+from triptych.inference.em.starts import mixture_starts
+from triptych.inference.status import Finding
+from triptych.models.bernoulli_mixture import BernoulliMixture
+from triptych.models.errors import InputError
+from triptych.models.gaussian_mixture import GaussianMixture
+
+__all__ = ["MixtureKernel"]
+
+FLOOR = 1e-6  # smallest relative eigenvalue of a covariance under maximum likelihood
+EDGE = 1e-12  # nearest a Bernoulli probability comes to 0 or 1 under maximum likelihood
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureKernel:
+    """A mixture bound to its data; `scale` is 1/inverse_scale of the problem, (D,)."""
+
+    model: Callable[..., Any]
+    problem: MixtureProblem
+    centre: np.ndarray
+    scale: np.ndarray
+    count: float
+    jacobian: float  # log |d standardised rows / d rows|, Σ_n w_n
+    support: tuple[str, ...]
+
+    @property
+    def epsilon(self) -> float:
+        """Machine precision of the rows."""
+        return float(np.finfo(np.dtype(self.problem.rows.dtype)).eps)
+
+    def starts(self, key: jax.Array, number: int, init: str) -> Start:
+        """Make starting points from the rows (see `starts.py`)."""
+        return mixture_starts(key, self.problem, number, init)
+
+    def sample(self, key: jax.Array, rows: int) -> Kernel:
+        """Give the same problem on a random subset of the rows."""
+        total = self.problem.rows.shape[0]
+        if total <= rows:
+            return self
+        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        chosen = np.sort(np.random.default_rng(seed).choice(total, rows, replace=False))
+        weights = None if self.problem.weights is None else self.problem.weights[chosen]
+        problem = dataclasses.replace(self.problem, rows=self.problem.rows[chosen], weights=weights)
+        problem = dataclasses.replace(problem, totals=collect_totals(problem))
+        return dataclasses.replace(self, problem=problem)
+
+    def inward(self, parameters: Mapping[str, Any]) -> Parameters:
+        """Standardise parameters given in the data's units."""
+        missing = [name for name in self.support if name not in parameters]
+        if missing:
+            raise InputError(f"`parameters` lacks {', '.join(missing)}: give a start for every site.")
+        given = {name: jnp.asarray(parameters[name], jnp.float64) for name in self.support}
+        return self._rescale(given, -self.centre / self.scale, 1.0 / self.scale)
+
+    def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
+        """Give parameters in the data's units."""
+        moved = self._rescale(parameters, self.centre, self.scale)
+        return {name: np.asarray(value) for name, value in moved.items()}
+
+    def log_likelihood(self, parameters: Parameters) -> float:
+        """Σ_n w_n log p(x_n | θ) in nats, the data's units."""
+        _, value = jax.jit(fold)(self.problem, parameters)
+        return float(value) + self.jacobian
+
+    def findings(self, parameters: Parameters) -> Sequence[Finding]:
+        """Name the components that collapsed, emptied or coincide."""
+        statistics, _ = jax.jit(fold)(self.problem, parameters)
+        return degeneracy.findings(self.problem, parameters, np.asarray(statistics.sums[0]))
+
+    def _rescale(self, parameters: Parameters, shift: np.ndarray, scale: np.ndarray) -> Parameters:
+        moved = dict(parameters)
+        if "means" in moved:
+            moved["means"] = parameters["means"] * scale + shift
+        if "covariances" in moved:
+            factor = _covariance_factor(getattr(self.problem.family, "covariance", ""), scale)
+            moved["covariances"] = parameters["covariances"] * factor
+        return moved
+
+
+def _covariance_factor(covariance: str, scale: np.ndarray) -> Any:
+    if covariance == "spherical":
+        return scale[0] ** 2
+    return scale**2 if covariance == "diagonal" else np.outer(scale, scale)
+
+
+@bind.register
+def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
+    """Bind a Gaussian mixture: x (N, D)."""
+    rows, weights = _rows(model, call)
+    count, centre, deviations, covariance = _moments(rows, weights)
+    columns, spherical = rows.shape[1], model.covariance == "spherical"
+    scale = np.full(columns, np.sqrt(np.mean(deviations**2))) if spherical else deviations
+    scale = np.where(scale > 0, scale, 1.0)  # only known variances let a constant column through
+    centre = centre.astype(rows.dtype).astype(np.float64)
+    if weights is not None:
+        model = _weighted_prior(model, centre, covariance, count)
+    prior = model.prior(rows)
+    factor = _covariance_factor(model.covariance, scale)
+    known = None if model.scale is None else _known(model.scale, scale[0], model.components)
+    shape = {"spherical": np.ones(()), "diagonal": np.ones(columns)}
+    pooled = shape.get(model.covariance, covariance / np.outer(scale, scale))
+    with_prior = call.objective == "map"
+    hyper = GaussianHyper(
+        concentration=prior.concentration if with_prior else np.ones(model.components),
+        location=(prior.location - centre) / scale,
+        mean_precision=prior.mean_precision if with_prior else np.zeros(()),
+        degrees=prior.degrees_of_freedom if with_prior else np.zeros(()),
+        spread=prior.spread / factor if with_prior else np.zeros_like(pooled),
+        pooled=pooled,
+        floor=np.asarray(0.0 if with_prior else FLOOR),
+    )
+    family = GaussianFamily(model.components, columns, model.covariance, known)
+    log_scale = float(np.sum(np.log(scale)))
+    constant = jacobian = -count * log_scale
+    if with_prior:
+        constant -= _prior_jacobian(family) * log_scale
+    problem = _problem(rows, weights, centre, scale, hyper, family, constant, with_prior)
+    support = ("weights", "means") if known else ("weights", "means", "covariances")
+    return MixtureKernel(model, problem, centre, scale, count, jacobian, support)
+
+
+@bind.register
+def bind_bernoulli_mixture(model: BernoulliMixture, call: Call) -> MixtureKernel:
+    """Bind a Bernoulli mixture: x (N, D) of 0 and 1, which need no standardising."""
+    rows, weights = _rows(model, call)
+    count = float(len(rows) if weights is None else np.sum(weights))
+    prior = model.prior(rows)
+    with_prior = call.objective == "map"
+    ones, zeros = np.asarray(prior.probs_concentration, np.float64)
+    hyper = BernoulliHyper(
+        concentration=prior.concentration if with_prior else np.ones(model.components),
+        ones=ones if with_prior else np.ones(()),
+        zeros=zeros if with_prior else np.ones(()),
+        floor=np.asarray(EDGE),
+    )
+    columns = rows.shape[1]
+    family = BernoulliFamily(model.components, columns)
+    centre, scale = np.zeros(columns), np.ones(columns)
+    problem = _problem(rows, weights, centre, scale, hyper, family, 0.0, with_prior)
+    return MixtureKernel(model, problem, centre, scale, count, 0.0, ("weights", "probs"))
+
+
+def _rows(model: Any, call: Call) -> tuple[np.ndarray, np.ndarray | None]:
+    if len(call.args) != 1 or call.kwargs:
+        raise InputError(f"{type(model).__name__} is fitted to one table, `run(key, x)`.")
+    if call.update != "em":
+        raise InputError(f"`update={call.update!r}` is for regression: a mixture has update='em' only.")
+    rows = model.validate(call.args[0])
+    return rows, None if call.sample_weight is None else call.sample_weight.astype(rows.dtype)
+
+
+def _moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted count, column means, column standard deviations and covariance (divisor Σw), in float64."""
+    weight = np.ones(()) if weights is None else weights.astype(np.float64)[:, None]
+    count = float(len(rows)) if weights is None else float(np.sum(weight))
+    centre = np.sum(rows * weight, axis=0, dtype=np.float64) / count
+    centred = rows - centre
+    covariance = (centred * weight).T @ centred / count
+    return count, centre, np.sqrt(np.diagonal(covariance)), covariance
+
+
+def _weighted_prior(model: GaussianMixture, centre: np.ndarray, covariance: np.ndarray, count: float) -> Any:
+    """Let the prior's data-scaled numbers come from the weighted data, as if rows were repeated."""
+    covariance = covariance * (count / max(count - 1.0, 1.0)) / model.components ** (2 / len(centre))
+    spread: Any = covariance
+    if model.covariance == "spherical":
+        spread = float(np.mean(np.diagonal(covariance)))
+    elif model.covariance == "diagonal":
+        spread = np.diagonal(covariance)
+    return dataclasses.replace(
+        model,
+        location=tuple(centre) if model.location is None else model.location,
+        spread=np.asarray(spread).tolist() if model.spread is None else model.spread,
+    )
+
+
+def _known(scale: Any, unit: float, components: int) -> tuple[float, ...]:
+    return tuple(float(value) for value in (np.broadcast_to(scale, components) / unit) ** 2)
+
+
+def _prior_jacobian(family: GaussianFamily) -> float:
+    """Powers of Π_d scale_d by which the prior's density changes with the units of the data.
+
+    K for the means; D + 1 for a symmetric matrix, 2 for a vector of variances, 2/D for one common variance.
+    """
+    K = family.components
+    if family.known is not None:
+        return K
+    each = {"spherical": 2 / family.columns, "diagonal": 2.0}.get(family.covariance, family.columns + 1.0)
+    return K + each * (1 if family.covariance == "tied" else K)
+
+
+def _problem(
+    rows: np.ndarray,
+    weights: np.ndarray | None,
+    centre: np.ndarray,
+    scale: np.ndarray,
+    hyper: Any,
+    family: Any,
+    constant: float,
+    with_prior: bool,
+) -> MixtureProblem:
+    problem = MixtureProblem(
+        rows=jnp.asarray(rows),
+        weights=None if weights is None else jnp.asarray(weights),
+        centre=jnp.asarray(centre, rows.dtype),
+        inverse_scale=jnp.asarray(1.0 / scale, rows.dtype),
+        totals=jnp.zeros(()),
+        hyper=type(hyper)(*(jnp.asarray(value, jnp.float64) for value in hyper)),
+        constant=jnp.asarray(constant, jnp.float64),
+        family=family,
+        with_prior=with_prior,
+    )
+    return dataclasses.replace(problem, totals=collect_totals(problem))
