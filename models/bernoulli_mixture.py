@@ -12,7 +12,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from triptych.models import validation
+from triptych.models import hyperparameters, validation
+from triptych.models.distributions import draw
 from triptych.models.errors import InputError
 from triptych.models.simulation import simulate
 from triptych.models.validation import as_float, table_shape
@@ -55,10 +56,12 @@ class BernoulliMixture:
     probs_concentration: tuple[float, float] = (1.5, 1.5)
 
     def __post_init__(self) -> None:
-        K = validation.whole_number("components", self.components)
+        K = hyperparameters.whole_number("components", self.components)
         object.__setattr__(self, "components", K)
-        object.__setattr__(self, "concentration", validation.each("concentration", self.concentration, K))
-        pair = validation.frozen("probs_concentration", self.probs_concentration)
+        object.__setattr__(
+            self, "concentration", hyperparameters.each("concentration", self.concentration, K)
+        )
+        pair = hyperparameters.frozen("probs_concentration", self.probs_concentration)
         if not isinstance(pair, tuple) or np.shape(pair) != (2,) or min(pair) <= 0:
             raise InputError(f"`probs_concentration` must be two numbers above 0, (a, b), but is {pair!r}.")
         object.__setattr__(self, "probs_concentration", pair)
@@ -83,17 +86,17 @@ class BernoulliMixture:
         prior = self.prior(x)
         a, b = jnp.asarray(prior.probs_concentration, dtype)
 
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.asarray(prior.concentration, dtype)))
+        weights = draw("weights", dist.Dirichlet(jnp.asarray(prior.concentration, dtype)))
         with numpyro.plate("components", self.components):
-            probs = numpyro.sample("probs", dist.Beta(a, b).expand([columns]).to_event(1))
+            probs = draw("probs", dist.Beta(a, b).expand([columns]).to_event(1))
         if probs.shape[-1] != columns:
             raise InputError(
                 f"`x` has {columns} columns, but `probs` has {probs.shape[-1]}: "
                 "give the columns that the model was fitted to."
             )
         with numpyro.plate("rows", rows):
-            z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            return numpyro.sample("x", dist.Bernoulli(probs[z]).to_event(1), obs=x)
+            z = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            return draw("x", dist.Bernoulli(probs[z]).to_event(1), obs=x)
 
     def prior(self, x: Any = None) -> BernoulliMixturePrior:
         """Give the hyper-parameters as float64 arrays; they do not depend on the data, which have no unit."""
@@ -104,8 +107,8 @@ class BernoulliMixture:
             np.broadcast_to(np.asarray(concentration), (K,)), np.asarray(self.probs_concentration)
         )
 
-    def validate(self, x: Any, *, new: bool = False) -> np.ndarray:
-        """Check data before any work and give it as a float array (N, D).
+    def validate(self, x: Any, *, new: bool = False) -> tuple[np.ndarray]:
+        """Check data before any work and give `(x,)`, a float array (N, D).
 
         Parameters
         ----------
@@ -124,7 +127,7 @@ class BernoulliMixture:
             validation.enough_rows(array, K, f"there are {K} components")
             validation.enough_rows(array, 2, "a mixture cannot be had from one")
             validation.distinct_rows(array, K)
-        return array
+        return (array,)
 
     def simulate(
         self,
@@ -148,10 +151,10 @@ class BernoulliMixture:
         latents : site → array: the parameters and `z` (N,).
 
         """
-        rows = validation.whole_number("rows", rows)
+        rows = hyperparameters.whole_number("rows", rows)
         if columns is None:
             columns = np.shape(parameters["probs"])[-1] if parameters and "probs" in parameters else 2
-        columns = validation.whole_number("columns", columns)
+        columns = hyperparameters.whole_number("columns", columns)
         sites = simulate(self, key, parameters=parameters, rows=rows, columns=columns)
         return sites.pop("x"), sites
 
@@ -176,8 +179,8 @@ def mixture_covariance(weights: Any, probs: Any) -> Any:
     """Give the covariance of a Bernoulli mixture, Σ_k π_k (Σ_k + μ_k μ_kᵀ) − E[x] E[x]ᵀ.
 
     Σ_k = diag(μ_k (1 − μ_k)): within a component the columns are independent, so that all correlation between
-    them comes from the mixing (Bishop 2006, equation 9.50). It is computed as the spread of the component means
-    about E[x], which is the same and cancels no digits.
+    them comes from the mixing (Bishop 2006, equation 9.50). It is computed as the spread of the component
+    means about E[x], which is the same and cancels no digits.
 
     Parameters
     ----------

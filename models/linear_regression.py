@@ -12,11 +12,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from triptych.models import validation
-from triptych.models.distributions import Flat
+from triptych.models import hyperparameters, validation
+from triptych.models.distributions import Flat, draw
 from triptych.models.errors import InputError
 from triptych.models.simulation import simulate
-from triptych.models.validation import as_float, table_shape
+from triptych.models.validation import as_float, float64_unless_traced, table_shape
 
 __all__ = ["BayesianLinearRegression", "LinearRegressionPrior"]
 
@@ -37,8 +37,8 @@ class LinearRegressionPrior(NamedTuple):
 class BayesianLinearRegression:
     """Bayesian linear regression: w ~ N(0, λ⁻¹ I), y ~ N(intercept + X w, β⁻¹).
 
-    Sites: `w` (D,), `lambda` (precision of the weights), `beta` (precision of the noise), `intercept` (flat, not
-    penalised) and the data `y` (N,).
+    Sites: `w` (D,), `lambda` (precision of the weights), `beta` (precision of the noise), `intercept` (flat,
+    not penalised) and the data `y` (N,).
 
     The hyper-priors are Gamma distributions of the precisions in standardised units,
     β·Var(y) and λ·Var(y)/mean_d Var(X_d), so that changing the unit of y or of all of X changes nothing but
@@ -71,7 +71,7 @@ class BayesianLinearRegression:
             raise InputError(f"`intercept` must be true or false, but is {self.intercept!r}.")
         object.__setattr__(self, "intercept", bool(self.intercept))
         for name in ("lambda_shape", "lambda_rate", "beta_shape", "beta_rate"):
-            object.__setattr__(self, name, validation.positive(name, getattr(self, name)))
+            object.__setattr__(self, name, hyperparameters.positive(name, getattr(self, name)))
 
     def __call__(self, X: Any, y: Any = None) -> jax.Array:
         """Run the program: draw, or condition on, `y`.
@@ -95,21 +95,22 @@ class BayesianLinearRegression:
         dtype = X.dtype if y is None else jnp.result_type(X, y)
         prior = LinearRegressionPrior(*(jnp.asarray(value, dtype) for value in prior))
 
-        precision = numpyro.sample("lambda", dist.Gamma(prior.lambda_shape, prior.lambda_rate))
-        noise = numpyro.sample("beta", dist.Gamma(prior.beta_shape, prior.beta_rate))
-        w = numpyro.sample("w", dist.Normal(0.0, 1 / jnp.sqrt(precision)).expand([D]).to_event(1))
+        precision = draw("lambda", dist.Gamma(prior.lambda_shape, prior.lambda_rate))
+        noise = draw("beta", dist.Gamma(prior.beta_shape, prior.beta_rate))
+        w = draw("w", dist.Normal(0.0, 1 / jnp.sqrt(precision)).expand([D]).to_event(1))
         if w.shape[-1] != D:
             raise InputError(
-                f"`X` has {D} columns, but `w` has {w.shape[-1]}: give the columns that the model was fitted to."
+                f"`X` has {D} columns, but `w` has {w.shape[-1]}: "
+                "give the columns that the model was fitted to."
             )
         mean = X @ w
         if self.intercept:
-            mean = mean + numpyro.sample("intercept", Flat())
+            mean = mean + draw("intercept", Flat())
         with numpyro.plate("rows", N):
-            return numpyro.sample("y", dist.Normal(mean, 1 / jnp.sqrt(noise)), obs=y)
+            return draw("y", dist.Normal(mean, 1 / jnp.sqrt(noise)), obs=y)
 
     def prior(self, X: Any, y: Any = None) -> LinearRegressionPrior:
-        """Give the hyper-parameters in the units of the data, as float64 numbers (JAX's if the data are traced).
+        """Give the hyper-parameters in the units of the data, as float64 numbers (traced if the data are).
 
         Parameters
         ----------
@@ -126,7 +127,7 @@ class BayesianLinearRegression:
         )
 
     def validate(self, X: Any, y: Any = None, *, new: bool = False) -> tuple[np.ndarray, ...]:
-        """Check data before any work and give (X, y) as float arrays (N, D) and (N,); (X,) when `y` is `None`.
+        """Check data before any work and give (X, y), or (X,), as float arrays (N, D) and (N,).
 
         Parameters
         ----------
@@ -136,8 +137,8 @@ class BayesianLinearRegression:
 
         Raises
         ------
-        InputError : not finite numbers, lengths that differ, a single row, a constant `y`, or a constant column
-            beside an intercept.
+        InputError : not finite numbers, lengths that differ, a single row, a constant `y`, or a constant
+            column beside an intercept.
 
         """
         array, names = validation.table(X, "X")
@@ -184,7 +185,10 @@ class BayesianLinearRegression:
         if X is None:
             if columns is None:
                 columns = len(np.atleast_1d(parameters["w"])) if parameters and "w" in parameters else 2
-            shape = (validation.whole_number("rows", rows), validation.whole_number("columns", columns))
+            shape = (
+                hyperparameters.whole_number("rows", rows),
+                hyperparameters.whole_number("columns", columns),
+            )
             with jax.enable_x64(True):
                 X = np.asarray(jax.random.normal(design, shape))
         (X,) = self.validate(X, new=True)
@@ -194,7 +198,7 @@ class BayesianLinearRegression:
 
 def _variance(x: Any) -> Any:
     """Give the variance of each column, divisor N − 1; where it is 0, as in rows for a fitted model, 1."""
-    x = x if isinstance(x, jax.core.Tracer) else np.asarray(x, np.float64)
+    x = float64_unless_traced(x)
     centred = x - x.mean(axis=0)
     variance = (centred * centred).sum(axis=0) / max(len(x) - 1, 1)
     return variance + (variance == 0)

@@ -1,98 +1,30 @@
-"""Checks of data and hyper-parameters, made before any work starts; each error says what, where and what to do."""
+"""Checks of data, made before any work starts: each error says what, where and what to do."""
 
 from __future__ import annotations
 
-import difflib
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from triptych.models.errors import InputError
 
 __all__ = [
     "as_float",
     "binary",
-    "choice",
     "distinct_rows",
-    "each",
     "enough_rows",
-    "frozen",
+    "float64_unless_traced",
     "independent_columns",
-    "nearest",
-    "positive",
     "table",
     "table_shape",
     "varying_columns",
     "vector",
-    "whole_number",
 ]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Give " (did you mean 'x'?)" for the known word nearest to `word`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-# Hyper-parameters ------------------------------------------------------------------------------
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """Give `value` as an int of at least `least`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < least:
-        raise InputError(f"`{name}` must be a whole number of at least {least}, but is {value!r}.")
-    return int(value)
-
-
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """Give `value` if it is one of the known words."""
-    if value not in known:
-        hint = nearest(value, known) if isinstance(value, str) else ""
-        raise InputError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}{hint}.")
-    return value
-
-
-def positive(name: str, value: Any, *, above: float = 0.0) -> float:
-    """Give `value` as a finite float above `above`."""
-    number = frozen(name, value)
-    if not isinstance(number, float) or not above < number < float("inf"):
-        raise InputError(f"`{name}` must be a finite number above {above:g}, but is {value!r}.")
-    return number
-
-
-def each(name: str, value: Any, count: int) -> Any:
-    """Give `value` as `None`, one float above 0, or a tuple of `count` of them."""
-    number = frozen(name, value)
-    numbers_ = number if isinstance(number, tuple) else (() if number is None else (number,))
-    if any(not isinstance(item, float) or item <= 0 for item in numbers_):
-        raise InputError(f"`{name}` must be above 0, but is {value!r}.")
-    if isinstance(number, tuple) and len(number) != count:
-        raise InputError(f"`{name}` has {len(number)} numbers for {count} components: give one, or one each.")
-    return number
-
-
-def frozen(name: str, value: Any) -> Any:
-    """Give numbers, lists and arrays as floats and (nested) tuples of floats, so that a model can be hashed."""
-    if value is None:
-        return None
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "iuf" or not np.all(np.isfinite(array)):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise InputError(f"`{name}` must be finite numbers, but is {value!r}.") from None
-
-    def tuples(item: Any) -> Any:
-        return tuple(map(tuples, item)) if isinstance(item, list) else float(item)
-
-    return tuples(array.tolist())
-
-
-# Data ------------------------------------------------------------------------------------------
 
 
 def table_shape(x: Any, name: str = "x") -> tuple[int, int]:
@@ -109,6 +41,11 @@ def as_float(x: Any) -> jax.Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
 
+def float64_unless_traced(x: Any) -> Any:
+    """Give `x` as NumPy float64, so that a prior is exact; a traced array is left as it is."""
+    return x if isinstance(x, Tracer) else np.asarray(x, np.float64)
+
+
 def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
     """Give `x` as a finite float array (N, D) with the names of its columns.
 
@@ -116,7 +53,7 @@ def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
 
     Raises
     ------
-    InputError : not two-dimensional, no rows, no columns, not numbers, NaN or infinite (row and column named).
+    InputError : not two-dimensional, empty, not numbers, NaN or infinite (row and column named).
 
     """
     labels = getattr(x, "columns", None)
@@ -159,7 +96,7 @@ def enough_rows(x: np.ndarray, least: int, why: str, name: str = "x") -> None:
 
 def distinct_rows(x: np.ndarray, least: int, name: str = "x") -> None:
     """Check that at least `least` rows differ from one another; repeated rows are welcome otherwise."""
-    # Sorting all rows of a large table is slow and hardly ever needed: look at more rows only while too few differ.
+    # Sorting a large table is slow and hardly ever needed: look at more rows only while too few differ.
     seen, look = 0, 16 * least
     while True:
         seen = len(np.unique(x[:look], axis=0))
@@ -177,16 +114,18 @@ def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = 
     """Check that every column varies, by an amount whose square the arithmetic can hold."""
     width = np.max(x, axis=0) - np.min(x, axis=0)
     if not np.all(width > 0):
-        constant = [names[column] for column in np.flatnonzero(~(width > 0))]
+        constant = [names[column] for column in np.flatnonzero(~(width > 0)).tolist()]
+        if name == "y":
+            raise InputError(f"`y` is constant: {cure}.")
         raise InputError(f"{_columns(constant)} of `{name}` {_is(constant)} constant: {cure}.")
     limits = np.finfo(x.dtype)
-    largest, least = np.sqrt(limits.max / len(x)), np.sqrt(limits.tiny) / limits.eps
+    largest, least = np.sqrt(limits.max / len(x)), np.sqrt(limits.tiny / limits.eps)
     extreme = (np.max(np.abs(x), axis=0) > largest) | (width < least)
     if np.any(extreme):
-        which = [names[column] for column in np.flatnonzero(extreme)]
+        which = [names[column] for column in np.flatnonzero(extreme).tolist()]
         raise InputError(
-            f"{_columns(which)} of `{name}` {_is(which)} too large or too small to be squared "
-            f"in {x.dtype}: choose another unit."
+            f"{_columns(which)} of `{name}` {_is(which)} too large or too small "
+            f"to be squared in {x.dtype}: choose another unit."
         )
 
 
@@ -203,7 +142,7 @@ def independent_columns(x: np.ndarray, names: Sequence[str], cure: str, name: st
     values, vectors = np.linalg.eigh(scaled.T @ scaled / rows)
     if values[0] < 4 * columns * np.finfo(x.dtype).eps:
         share = np.abs(vectors[:, 0])
-        which = [names[column] for column in np.flatnonzero(share > 1e-3 * np.max(share))]
+        which = [names[column] for column in np.flatnonzero(share > 1e-3 * np.max(share)).tolist()]
         raise InputError(f"{_columns(which)} of `{name}` are linearly dependent: {cure}.")
 
 
@@ -211,7 +150,7 @@ def binary(x: np.ndarray, names: Sequence[str], name: str = "x") -> None:
     """Check that every value is 0 or 1."""
     wrong = (x != 0) & (x != 1)
     if np.any(wrong):
-        row, column = np.argwhere(wrong)[0]
+        row, column = np.argwhere(wrong)[0].tolist()
         raise InputError(
             f"`{name}` must hold only 0 and 1, but row {row}, column {names[column]} is {x[row, column]:g}: "
             "code the two answers as 0 and 1."
@@ -236,7 +175,7 @@ def _numbers(x: Any, name: str, labels: Any) -> np.ndarray:
         return array.astype(np.float32)
     if array.dtype.kind in "biuf":
         return array.astype(np.float64)
-    if array.dtype.kind == "O":
+    if array.dtype.kind == "O" and not any(isinstance(value, str) for value in array.flat):
         try:
             return array.astype(np.float64)
         except (TypeError, ValueError):
@@ -261,7 +200,7 @@ def _finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
     finite = np.isfinite(array)
     if np.all(finite):
         return
-    row, column = np.argwhere(~finite)[0]
+    row, column = np.argwhere(~finite)[0].tolist()
     what = "NaN" if np.isnan(array[row, column]) else "infinite"
     where = f"row {row}, column {names[column]}" if names[column] else f"row {row}"
     count = int(np.sum(~finite))
