@@ -1,0 +1,1 @@
+"""From a config to a run directory and its report: which model, which data, which methods."""

@@ -1,0 +1,160 @@
+"""The command `triptych`. Exit codes: 0 done, 1 something did not hold, 2 the input was wrong."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="triptych",
+    help="One latent-variable model, three panels: EM, variational inference and MCMC side by side.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run, such as results/old_faithful.")]
+
+
+def _plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Say what went wrong in a line, and exit with the right code; no traceback for bad input."""
+
+    @functools.wraps(command)
+    def said(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.TyperException, KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            from triptych.models.errors import InputError
+
+            if isinstance(error, InputError):
+                typer.echo(f"Error: {error}", err=True)
+                raise typer.Exit(2) from None
+            if os.environ.get("TRIPTYCH_TRACEBACK"):
+                raise
+            text = " ".join(str(error).split())
+            hint = "TRIPTYCH_TRACEBACK=1 in the environment shows where."
+            typer.echo(f"Error: {type(error).__name__}: {text} ({hint})", err=True)
+            raise typer.Exit(1) from None
+
+    return said
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"triptych {installed('triptych')}")
+        raise typer.Exit
+
+
+@app.command("run")
+@_plainly
+def run_command(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config's name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE ...]", help="Such as model.components=4 fits.svi=null seed=3."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to; default results/<name>."),
+    ] = None,
+) -> None:
+    """Run an experiment: its fits, their comparison and the report.
+
+    What is finished stays finished: the same command goes on where a run was cut off, and runs again only
+    the fits whose config has changed.
+    """
+    started = time.perf_counter()
+    from triptych.experiments.display import Bars, show_outcome
+    from triptych.experiments.reading import read_experiment
+
+    experiment = read_experiment(config, overrides or ())
+    directory = output or Path("results") / experiment.config.name
+    from triptych.experiments.run import run
+
+    bars = Bars()
+    try:
+        with bars:
+            outcome = run(experiment, directory, progress=bars, started=started)
+    except KeyboardInterrupt:
+        finished = ", ".join(bars.finished) or "no fit yet"
+        typer.echo(
+            f"Interrupted; finished and kept in {directory}: {finished}. The same command goes on.", err=True
+        )
+        raise typer.Exit(130) from None
+    show_outcome(outcome)
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
+@app.command("report")
+@_plainly
+def report_command(directory: Directory) -> None:
+    """Write the report of a run again, from its saved results."""
+    from triptych.experiments.manifest import read_manifest
+
+    read_manifest(directory)
+    from triptych.experiments.report.page import write_report
+
+    typer.echo(f"Report: {write_report(directory)}")
+
+
+@app.command("verify")
+@_plainly
+def verify_command(
+    directory: Directory,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Relative difference that counts as the same; 0: the same bits."),
+    ] = 1e-8,
+) -> None:
+    """Run it again and compare every number; exit 1 and a table of what differs if they are not the same."""
+    from triptych.experiments.display import Bars, show_verdict
+    from triptych.experiments.verify import verify
+
+    with Bars() as bars:
+        verdict = verify(directory, tolerance=tolerance, progress=bars)
+    show_verdict(verdict, directory, tolerance)
+    raise typer.Exit(0 if verdict.ok else 1)
+
+
+@app.command("list")
+@_plainly
+def list_command() -> None:
+    """List the models, methods, guides, data sets and shipped configs there are to choose from."""
+    from triptych.experiments.display import show_choices
+
+    show_choices()
+
+
+@app.command("schema")
+@_plainly
+def schema_command() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from triptych.experiments.config import schema
+
+    typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line."""
+    # XLA logs to stderr before anything of ours; a person reads only what matters to them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(app())

@@ -1,0 +1,119 @@
+"""The config: model, data, fits and seed of an experiment, checked before any work starts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+
+from triptych.experiments.settings import (
+    BayesianLinearRegressionSettings,
+    BernoulliMixtureSettings,
+    DataSettings,
+    EMSettings,
+    GaussianMixtureSettings,
+    MCMCSettings,
+    ProgramSettings,
+    Settings,
+    SVISettings,
+)
+
+__all__ = ["Config", "FitSettings", "ModelSettings", "schema"]
+
+
+def _which_model(value: Any) -> str | None:
+    """Tell a built-in (`name`) from a program of the user's (`program`)."""
+    if isinstance(value, ProgramSettings):
+        return "program"
+    if isinstance(value, Settings):
+        return getattr(value, "name", None)
+    if not isinstance(value, dict):
+        return None
+    return "program" if "program" in value else value.get("name")
+
+
+ModelSettings = Annotated[
+    Annotated[GaussianMixtureSettings, Tag("gaussian_mixture")]
+    | Annotated[BernoulliMixtureSettings, Tag("bernoulli_mixture")]
+    | Annotated[BayesianLinearRegressionSettings, Tag("bayesian_linear_regression")]
+    | Annotated[ProgramSettings, Tag("program")],
+    Discriminator(_which_model),
+]
+FitSettings = Annotated[EMSettings | SVISettings | MCMCSettings, Field(discriminator="method")]
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+FitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Config(Settings):
+    """One experiment: a model, its data, and the fits to put side by side."""
+
+    name: RunName
+    """Name of the run; its directory is `results/<name>` unless another is given."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of every random number; each fit has its own stream, named after the fit."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Width of the arithmetic."""
+    data: DataSettings
+    """The data."""
+    model: ModelSettings
+    """The generative program."""
+    fits: Annotated[dict[FitName, FitSettings], Field(min_length=1)]
+    """Fits by name; each names its `method`."""
+    reference: str = ""
+    """The fit that the others are measured against; the MCMC fit if left out, else the last fit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, document: Any) -> Any:
+        """Leave out the fits that are null, and choose a reference where none is given."""
+        if not isinstance(document, dict) or not isinstance(document.get("fits"), dict):
+            return document
+        fits = {name: fit for name, fit in document["fits"].items() if fit is not None}
+        return {**document, "fits": fits, "reference": document.get("reference") or default_reference(fits)}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        """Check what no single field can know."""
+        given = [key for key in ("name", "path", "simulate") if getattr(self.data, key) is not None]
+        if len(given) != 1:
+            said = f"not {' and '.join(given)}" if given else "none is given"
+            raise ValueError(f"data: give exactly one of name, path and simulate ({said})")
+        if self.data.threshold is not None and self.data.equals is not None:
+            raise ValueError("data: give threshold or equals, not both")
+        if self.reference not in self.fits:
+            raise ValueError(f"reference: {self.reference!r} is none of the fits ({', '.join(self.fits)})")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Give the resolved config as plain data for YAML."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "precision": self.precision,
+            "data": {
+                **self.data.plain(),
+                **({"simulate": self.data.simulate.plain()} if self.data.simulate else {}),
+            },
+            "model": self.model.plain(),
+            "fits": {name: fit.plain() for name, fit in self.fits.items()},
+            "reference": self.reference,
+        }
+
+
+def default_reference(fits: dict[str, Any]) -> str:
+    """Choose the fit that the others are measured against: the first by MCMC, else the last."""
+
+    def method(fit: Any) -> Any:
+        return fit.get("method") if isinstance(fit, dict) else getattr(fit, "method", None)
+
+    return next((name for name, fit in fits.items() if method(fit) == "mcmc"), next(reversed(fits), ""))
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of a config, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(),
+        "title": "triptych experiment",
+    }

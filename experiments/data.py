@@ -1,0 +1,200 @@
+"""The data of an experiment: a shipped table, the user's own CSV, or draws from the program itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych.experiments.config import Config
+from triptych.experiments.programs import positional
+from triptych.experiments.refusal import nearest, refuse
+from triptych.experiments.registry import DATASETS
+from triptych.experiments.settings import BayesianLinearRegressionSettings, DataSettings, Simulation
+from triptych.experiments.table import Table, read_table
+
+__all__ = ["Data", "key_for", "load_data"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the program is called with, and what a reader of the results needs to know about it.
+
+    Attributes
+    ----------
+    args : the arrays that the program is called with: (x,), or (X, y) for a model that takes an answer.
+    columns : names of the columns of the first array.
+    target : the answer column as it was, (N,), or None; handed to the model only if it is in `args`.
+    target_name : its name.
+    source : the shipped name, the path, or "simulated".
+    sha256 : of the file; of the arrays where they are simulated.
+    arrays_sha256 : of what the program is called with.
+    truth : site → value, for simulated data: the parameters and latents that made them.
+    """
+
+    args: tuple[np.ndarray, ...]
+    columns: tuple[str, ...]
+    target: np.ndarray | None
+    target_name: str | None
+    source: str
+    sha256: str
+    arrays_sha256: str
+    truth: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def x(self) -> np.ndarray:
+        """The first array, (N, D)."""
+        return self.args[0]
+
+
+def key_for(seed: int, name: str) -> Any:
+    """Derive a random key from the seed and a name, so that adding a fit changes nothing of the others."""
+    import jax
+
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
+    """Load or simulate the data of a config, in its precision, and hand them over as the program takes them.
+
+    Parameters
+    ----------
+    config : the checked config.
+    base : the directory that its paths are relative to.
+    program : the model; one with a second positional parameter is given the target as that.
+
+    Raises
+    ------
+    InputError : no such file, column or target; a cell that is no finite number (its row and column named).
+    """
+    if config.data.simulate is not None:
+        return _simulated(config, config.data.simulate, program)
+    settings = config.data
+    path, source, target_name = _whence(settings, base)
+    table = read_table(path)
+    columns, target_name = _select(table, settings, target_name, source)
+    x = table.numbers(columns, settings.rows)
+    takes_answer = len(positional(program)) > 1
+    if target_name is None and isinstance(config.model, BayesianLinearRegressionSettings):
+        refuse(f"data.target: a regression needs an answer column; {source} has {', '.join(table.header)}.")
+    target = None if target_name is None else table.column(target_name, settings.rows, numeric=takes_answer)
+    x = _transformed(x, columns, settings).astype(config.precision)
+    args = (x,) if target is None or not takes_answer else (x, target.astype(config.precision))
+    return Data(
+        args=args,
+        columns=tuple(columns),
+        target=target,
+        target_name=target_name,
+        source=source,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        arrays_sha256=_digest(args),
+    )
+
+
+def _whence(settings: DataSettings, base: Path) -> tuple[Path, str, str | None]:
+    """Find the file, what to call it, and its target column (None if it has none)."""
+    target = settings.target or None
+    if settings.path is not None:
+        path = base / Path(settings.path).expanduser()
+        if not path.is_file():
+            refuse(f"data.path: there is no file {path}; paths are relative to the config.")
+        return path, settings.path, target
+    name = str(settings.name).replace("-", "_")
+    if name not in DATASETS:
+        refuse(f"data.name: there is no shipped data set {settings.name!r}; {nearest(name, DATASETS)}")
+    default = DATASETS[name].target if settings.target is None else None
+    return DATASETS[name].path, name, target or default
+
+
+def _select(
+    table: Table, settings: DataSettings, target: str | None, source: str
+) -> tuple[list[str], str | None]:
+    """Choose the columns, by name or by pattern; all but the target where none are named."""
+    if target is not None and target not in table.header:
+        refuse(f"data.target: {source} has no column {target!r}; {nearest(target, table.header)}")
+    if settings.columns is None:
+        return [name for name in table.header if name != target], target
+    chosen: list[str] = []
+    for wanted in settings.columns:
+        if wanted in table.header:
+            found = [wanted]
+        elif any(mark in wanted for mark in "*?"):
+            found = [n for n in fnmatch.filter(table.header, wanted) if n != target]
+        else:
+            found = []
+        if not found:
+            refuse(f"data.columns: {source} has no column {wanted!r}; {nearest(wanted, table.header)}")
+        chosen += [name for name in found if name not in chosen]
+    if not chosen:
+        refuse("data.columns: no column is named; leave the key out to use all.")
+    if target in chosen:
+        refuse(f"data.target: {target!r} is also among data.columns; take it out of one of them.")
+    return chosen, target
+
+
+def _transformed(x: np.ndarray, columns: list[str], settings: DataSettings) -> np.ndarray:
+    """Apply the transforms that the config declares, in their stated order."""
+    if settings.threshold is not None:
+        x = (x > settings.threshold).astype(float)
+    if settings.equals is not None:
+        x = (x == settings.equals).astype(float)
+    if settings.standardize:
+        spread = x.std(axis=0)
+        if not np.all(spread > 0):
+            flat = columns[int(np.argmin(spread))]
+            refuse(f"data.standardize: column {flat!r} is constant; leave it out of data.columns.")
+        x = (x - x.mean(axis=0)) / spread
+    return x
+
+
+def _simulated(config: Config, wanted: Simulation, program: Callable[..., Any]) -> Data:
+    """Draw the data from the program: those of its sites that are named like its positional parameters."""
+    from triptych.models import simulate
+
+    sizes = {k: v for k, v in (("rows", wanted.rows), ("columns", wanted.columns)) if v is not None}
+    parameters = {
+        name: np.asarray(value, dtype=config.precision) for name, value in wanted.parameters.items()
+    }
+    key = key_for(config.seed, "data")
+    try:
+        if hasattr(program, "simulate"):
+            drawn, truth = program.simulate(key, **sizes, parameters=parameters)  # type: ignore[attr-defined]
+            arrays = drawn if isinstance(drawn, tuple) else (drawn,)
+        else:
+            sites = simulate(program, key, **sizes, parameters=parameters)
+            named = [name for name in positional(program) if name in sites]
+            if not named:
+                wants = ", ".join(positional(program))
+                refuse(
+                    f"data.simulate: the program has no site named like its data ({wants}); rename the site."
+                )
+            arrays = tuple(sites[name] for name in named)
+            truth = {name: value for name, value in sites.items() if name not in named}
+    except (TypeError, KeyError) as error:
+        refuse(f"data.simulate: the program cannot be called with {sizes}: {' '.join(str(error).split())}.")
+    args = tuple(np.asarray(array).astype(config.precision) for array in arrays)
+    width = args[0].shape[1] if args[0].ndim > 1 else 1
+    return Data(
+        args=args,
+        columns=tuple(f"x{d}" for d in range(width)),
+        target=args[1] if len(args) > 1 else None,
+        target_name="y" if len(args) > 1 else None,
+        source="simulated",
+        sha256=_digest(args),
+        arrays_sha256=_digest(args),
+        truth={name: np.asarray(value) for name, value in truth.items()},
+    )
+
+
+def _digest(arrays: tuple[np.ndarray, ...]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

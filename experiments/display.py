@@ -1,0 +1,165 @@
+"""What the command shows in the terminal: bars while it works, tables when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from triptych.experiments.registry import DATASETS, METHODS, MODELS, shipped_configs
+from triptych.experiments.run import Outcome
+from triptych.experiments.verify import Verdict
+
+__all__ = ["Bars", "show_choices", "show_outcome", "show_verdict"]
+
+
+def _console() -> Console:
+    """Give a console on today's stdout; piped output is not folded at 80 columns."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+class Bars:
+    """A bar a fit, on stderr so that stdout holds only results; only lines where it is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.finished: list[str] = []
+        self._task: TaskID | None = None
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def start(self, name: str, method: str) -> None:
+        """Open the bar of a fit; it moves to and fro until the fit tells how far it is."""
+        self._task = self._bars.add_task(f"{escape(name)} ({method})", total=None, said="")
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, said=escape(text))
+
+    def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
+        """Close the bar and leave a line."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+        if entry["status"] != "failed":
+            self.finished.append(name)
+        seconds = entry["seconds"]["compile"] + entry["seconds"]["run"]
+        took = "kept from the earlier run" if kept else f"{seconds:.1f} s"
+        failed = entry["status"] == "failed"
+        mark = "[green]✓[/]" if entry["ok"] else "[red]✗[/]" if failed else "[yellow]![/]"
+        self.console.print(f"{mark} {escape(name)}: {_words(entry['status'])}, {took}")
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Show the comparison, what must be known about it, where the time went, and where the report is."""
+    console = _console()
+    manifest = outcome.manifest
+    if outcome.comparison is not None:
+        console.print(outcome.comparison)
+    for name, entry in manifest["fits"].items():
+        if entry["status"] == "failed":
+            console.print(f"[red]{escape(name)} failed:[/] {escape(entry['message'])}")
+        elif not entry["ok"]:
+            console.print(f"[yellow]Warning, {escape(name)}:[/] {escape(entry['message'])}")
+        for code, text in entry["findings"]:
+            console.print(f"[yellow]{escape(name)}[/] {escape(f'[{code}]')} {escape(text)}")
+    console.print(escape(_times(manifest)), soft_wrap=True)
+    told = {f"{name}: {e['message']}" for name, e in manifest["fits"].items() if e["status"] == "failed"}
+    for line in outcome.trouble:
+        if line not in told:
+            console.print(f"[red]Could not be made:[/] {escape(line)}")
+    if len(outcome.kept) == len(manifest["fits"]):
+        console.print("Nothing had changed: every fit was kept, and the page was written again.")
+    elif outcome.kept:
+        console.print(f"Kept from the earlier run: {escape(', '.join(outcome.kept))}.")
+    page = outcome.directory / "report.html"
+    console.print(f"Report: {page}" if page.is_file() else f"Results: {outcome.directory}", soft_wrap=True)
+
+
+def _times(manifest: Mapping[str, Any]) -> str:
+    """Say where the time went: imports, then compilation and run of each fit."""
+    parts = [f"import {manifest['seconds']['import']:.1f}"]
+    for name, entry in manifest["fits"].items():
+        seconds = entry["seconds"]
+        parts.append(f"{name} compile {seconds['compile']:.1f} and run {seconds['run']:.1f}")
+    return f"Seconds: {'; '.join(parts)}; in all {manifest['seconds']['total']:.1f}."
+
+
+def _words(status: str) -> str:
+    return status.replace("_", " ")
+
+
+def show_verdict(verdict: Verdict, directory: Path, tolerance: float) -> None:
+    """Say whether a run came out the same, and if not, show where."""
+    console = _console()
+    changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in verdict.versions.items())
+    if verdict.ok:
+        how = (
+            "to the last bit"
+            if verdict.largest == 0
+            else f"within {tolerance:g} of the largest entry (largest difference {verdict.largest:.1e})"
+        )
+        console.print(f"{directory}: the same, {verdict.compared} quantities {how}.", soft_wrap=True)
+    else:
+        table = Table(title=f"{directory}: not the same", title_justify="left")
+        for heading in ("fit", "quantity", "recorded", "again", "relative"):
+            table.add_column(heading, justify="left" if heading in ("fit", "quantity") else "right")
+        for d in verdict.differences:
+            size = "" if d.size is None else f"{d.size:.1e}"
+            table.add_row(*map(escape, (d.fit, d.quantity, d.recorded, d.again, size)))
+        console.print(table)
+    if changed:
+        console.print(f"Recorded with other versions: {escape(changed)}.")
+
+
+def show_choices() -> None:
+    """Show the models, methods, guides, data sets and shipped configs."""
+    from triptych.experiments.autoguides import autoguides
+
+    console = _console()
+    console.print(_choices("Models (model.name)", {name: entry.text for name, entry in MODELS.items()}))
+    console.print(_choices("Methods (fits.*.method)", {name: entry.text for name, entry in METHODS.items()}))
+    console.print(_choices("Guides (fits.*.guide)", dict.fromkeys(autoguides(), "")))
+    console.print(_choices("Data sets (data.name)", {n: d.text for n, d in DATASETS.items()}))
+    configs = {name: _comment(path) for name, path in shipped_configs().items()}
+    console.print(_choices("Shipped configs (triptych run NAME)", configs))
+
+
+def _choices(title: str, choices: Mapping[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in choices.items():
+        table.add_row(f" {name}", text)
+    return table
+
+
+def _comment(path: Path) -> str:
+    """Give the first comment of a config, which says what it is."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

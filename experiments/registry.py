@@ -1,0 +1,104 @@
+"""What there is to choose from: models, methods, data sets, shipped configs; each list exists once, here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from triptych.experiments import settings as s
+
+__all__ = [
+    "CONFIGS",
+    "DATA",
+    "DATASETS",
+    "METHODS",
+    "MODELS",
+    "Dataset",
+    "Entry",
+    "algorithm",
+    "build",
+    "shipped_configs",
+]
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE / "configs"
+DATA = HERE / "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A model or a method: its settings, and the class that they make, named but not yet imported."""
+
+    settings: type[s.Settings]
+    module: str
+    attribute: str
+
+    @property
+    def text(self) -> str:
+        """What it is, in a line."""
+        return (self.settings.__doc__ or "").splitlines()[0]
+
+    def make(self, settings: s.Settings, *args: Any) -> Any:
+        """Import the class and make it with the settings; lists become tuples, as frozen classes want."""
+        made_with = {k: _frozen(v) for k, v in settings.model_dump(exclude={"name", "method"}).items()}
+        return getattr(importlib.import_module(self.module), self.attribute)(*args, **made_with)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A shipped table: its file, its default target column, and what it is."""
+
+    file: str
+    target: str | None
+    text: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is installed."""
+        return DATA / self.file
+
+
+MODELS: Mapping[str, Entry] = {
+    "gaussian_mixture": Entry(s.GaussianMixtureSettings, "triptych.models", "GaussianMixture"),
+    "bernoulli_mixture": Entry(s.BernoulliMixtureSettings, "triptych.models", "BernoulliMixture"),
+    "bayesian_linear_regression": Entry(
+        s.BayesianLinearRegressionSettings, "triptych.models", "BayesianLinearRegression"
+    ),
+}
+
+METHODS: Mapping[str, Entry] = {
+    "em": Entry(s.EMSettings, "triptych.inference.em", "EM"),
+    "svi": Entry(s.SVISettings, "triptych.inference.svi", "SVI"),
+    "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
+}
+
+DATASETS: Mapping[str, Dataset] = {
+    "old_faithful": Dataset("old_faithful.csv", None, "272 eruptions: length and waiting time, minutes"),
+    "galaxies": Dataset("galaxies.csv", None, "velocities of 82 galaxies, km/s"),
+    "digits": Dataset("digits.csv.gz", "target", "1797 handwritten digits, 8×8 pixels valued 0–16"),
+    "iris": Dataset("iris.csv", "target", "150 irises of three species, four lengths in cm"),
+    "diabetes": Dataset("diabetes.csv", "target", "442 patients, ten measurements and disease progression"),
+    "carcinoma": Dataset("carcinoma.csv", None, "118 slides rated by seven pathologists, 1 = no, 2 = yes"),
+}
+
+
+def build(settings: Any) -> Callable[..., Any]:
+    """Make the built-in model that the settings describe."""
+    return MODELS[settings.name].make(settings)
+
+
+def algorithm(settings: Any, model: Callable[..., Any]) -> Any:
+    """Make the algorithm that the settings describe, for this model."""
+    return METHODS[settings.method].make(settings, model)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name the configs that come with triptych."""
+    return {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}

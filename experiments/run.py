@@ -1,0 +1,303 @@
+"""One run: config → fits → comparison → report, in a directory that can be gone on with at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from triptych.experiments.config import Config, default_reference
+from triptych.experiments.data import Data, key_for, load_data
+from triptych.experiments.manifest import (
+    FILE,
+    failed_entry,
+    fingerprint,
+    fit_entry,
+    new_manifest,
+    read_manifest,
+    reusable,
+)
+from triptych.experiments.programs import load_model, program_file
+from triptych.experiments.reading import Experiment
+from triptych.experiments.refusal import refuse
+from triptych.experiments.registry import CONFIGS, algorithm
+from triptych.experiments.settings import ProgramSettings
+from triptych.experiments.store import write_json, write_text, write_yaml
+
+__all__ = ["Outcome", "Prepared", "Progress", "Silent", "prepare", "run"]
+
+
+class Progress(Protocol):
+    """What a run tells while it works."""
+
+    def start(self, name: str, method: str) -> None:
+        """Say that a fit starts."""
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Say how far the fit is."""
+
+    def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
+        """Say how a fit ended, or that it was kept from before."""
+
+
+class Silent:
+    """A progress that says nothing."""
+
+    def start(self, name: str, method: str) -> None:
+        """Say nothing."""
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Say nothing."""
+
+    def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
+        """Say nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """All that a run needs, made and checked, before anything is written."""
+
+    experiment: Experiment
+    model: Callable[..., Any]
+    data: Data
+    algorithms: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run left; `comparison` is None if it could not be had, `trouble` says all that failed."""
+
+    directory: Path
+    manifest: Mapping[str, Any]
+    fits: Mapping[str, Any]
+    comparison: Any
+    kept: tuple[str, ...]
+    trouble: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every fit, the comparison and the report are there."""
+        return not self.trouble
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Make the model, the data and the algorithms of a config, and check that they fit together.
+
+    Raises
+    ------
+    InputError : anything that the config, the data or the program has wrong.
+    """
+    config = experiment.config
+    model = load_model(config.model, experiment.base)
+    data = load_data(config, experiment.base, model)
+    _validate(model, data)
+    file = program_file(config.model, experiment.base)
+    return Prepared(
+        experiment=experiment,
+        model=model,
+        data=data,
+        algorithms={name: algorithm(settings, model) for name, settings in config.fits.items()},
+        fingerprints={name: fingerprint(config, name, data, file) for name in config.fits},
+    )
+
+
+def _validate(model: Callable[..., Any], data: Data) -> None:
+    """Have a built-in check its data, the columns called by name; have any other program traced once."""
+    if hasattr(model, "validate"):
+        import pandas as pd
+
+        model.validate(pd.DataFrame(data.x, columns=list(data.columns)), *data.args[1:])  # type: ignore[attr-defined]
+    else:
+        from triptych.inference.program import describe
+
+        describe(model, *data.args)
+
+
+def run(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    progress: Progress | None = None,
+    report: bool = True,
+    started: float | None = None,
+) -> Outcome:
+    """Run an experiment and leave its results in a directory.
+
+    A fit whose settings, model, data and seed are those recorded there is kept; the others run. A fit
+    that fails is recorded and the others go on. Every file appears whole or not at all.
+
+    Parameters
+    ----------
+    experiment : the checked config.
+    directory : where the results go; made if it is not there.
+    progress : is told how far the run is.
+    report : whether to write the page.
+    started : `time.perf_counter()` before the imports; now if left out.
+
+    Raises
+    ------
+    InputError : the input is wrong; then nothing has been written.
+    """
+    started = time.perf_counter() if started is None else started
+    progress = progress or Silent()
+    seconds_import = _import_inference(started)
+    prepared = prepare(experiment)
+    config = experiment.config
+    before = _check_directory(directory, config)
+    manifest = new_manifest(config, prepared.data, seconds_import)
+    manifest["fits"] = {
+        name: entry
+        for name, entry in before.get("fits", {}).items()
+        if reusable(entry, prepared.fingerprints.get(name, ""), directory)
+    }
+    _write_start(prepared, directory, manifest)
+
+    fits: dict[str, Any] = {}
+    kept: list[str] = []
+    for name in config.fits:
+        fit = _load_kept(prepared, directory, manifest, name)
+        if fit is not None:
+            kept.append(name)
+        else:
+            progress.start(name, config.fits[name].method)
+            fit = _run_fit(prepared, directory, manifest, name, progress)
+        if fit is not None:
+            fits[name] = fit
+        progress.end(name, manifest["fits"][name], kept=name in kept)
+        manifest["seconds"]["total"] = time.perf_counter() - started
+        write_json(directory / FILE, manifest)
+
+    trouble = [
+        f"{name}: {entry['message']}"
+        for name, entry in manifest["fits"].items()
+        if entry["status"] == "failed"
+    ]
+    comparison = _compare(fits, manifest, directory, trouble)
+    manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
+    manifest["seconds"]["total"] = time.perf_counter() - started
+    write_json(directory / FILE, manifest)
+    if report:
+        _report(directory, trouble)
+    return Outcome(directory, manifest, fits, comparison, tuple(kept), tuple(trouble))
+
+
+def _import_inference(started: float) -> float:
+    """Import the heavy packages now, so that their seconds are counted as what they are."""
+    import jax
+    import numpyro
+
+    import triptych.inference.compare
+    import triptych.inference.storage
+    import triptych.models
+
+    del jax, numpyro, triptych
+    return time.perf_counter() - started
+
+
+def _check_directory(directory: Path, config: Config) -> dict[str, Any]:
+    """Give the manifest of an earlier run there; refuse a place whose files are someone else's."""
+    if directory.exists() and not directory.is_dir():
+        refuse(f"--output {directory} is a file; give a directory.")
+    if (directory / FILE).is_file():
+        before = read_manifest(directory)
+        if before.get("name") != config.name:
+            held = before.get("name")
+            refuse(f"{directory} holds the run {held!r}, not {config.name!r}; give another --output.")
+        return before
+    if (directory / "config.yaml").exists():
+        refuse(f"{directory} has a config.yaml that no run wrote; give another --output.")
+    return {}
+
+
+def _write_start(prepared: Prepared, directory: Path, manifest: Mapping[str, Any]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / FILE, manifest)
+        comment = "# The resolved config of this run. Again, from here: triptych run config.yaml --output .\n"
+        write_yaml(directory / "config.yaml", _resolved(prepared.experiment, directory), comment)
+    except OSError as error:
+        refuse(f"Cannot write to {directory}: {error.strerror}; give another --output.")
+
+
+def _resolved(experiment: Experiment, directory: Path) -> dict[str, Any]:
+    """Give the config as plain data, its paths relative to the directory that it is written to."""
+    config = experiment.config
+    plain = config.plain()
+    if config.data.path is not None:
+        plain["data"]["path"] = os.path.relpath(
+            experiment.base / Path(config.data.path).expanduser(), directory.resolve()
+        )
+    file = program_file(config.model, experiment.base)
+    if file is not None and file.resolve().parent != CONFIGS and isinstance(config.model, ProgramSettings):
+        name = config.model.program.rpartition(":")[2]
+        plain["model"]["program"] = f"{os.path.relpath(file.resolve(), directory.resolve())}:{name}"
+    return plain
+
+
+def _load_kept(prepared: Prepared, directory: Path, manifest: Mapping[str, Any], name: str) -> Any:
+    """Load a fit that still stands; None if it has to run."""
+    entry = manifest["fits"].get(name)
+    if entry is None:
+        return None
+    from triptych.inference.storage import load
+    from triptych.models.errors import InputError
+
+    try:
+        return load(directory / entry["file"], model=prepared.model)
+    except InputError:
+        return None
+
+
+def _run_fit(
+    prepared: Prepared, directory: Path, manifest: dict[str, Any], name: str, progress: Progress
+) -> Any:
+    """Run one fit, save it and record it; a failure is recorded too."""
+    from triptych.models.errors import InferenceWarning
+
+    settings = prepared.experiment.config.fits[name]
+    method = prepared.algorithms[name]
+    mark = prepared.fingerprints[name]
+    told = {"progress": progress.step} if "progress" in inspect.signature(method.run).parameters else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
+            fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
+        file = directory / f"{name}.nc"
+        fit.save(file)
+        manifest["fits"][name] = fit_entry(fit, file, mark)
+    except Exception as error:  # whatever a fit raises, the others still run
+        manifest["fits"][name] = failed_entry(settings, error, mark)
+        return None
+    return fit
+
+
+def _compare(fits: Mapping[str, Any], manifest: dict[str, Any], directory: Path, trouble: list[str]) -> Any:
+    """Compare the fits that are there and write the comparison."""
+    if not fits:
+        return None
+    from triptych.inference.compare import compare
+
+    if manifest["reference"] not in fits:
+        manifest["reference"] = default_reference(dict(fits))
+    try:
+        comparison = compare(dict(fits), reference=manifest["reference"])
+        write_text(directory / "comparison.json", comparison.to_json() + "\n")
+    except Exception as error:  # the fits are there all the same
+        trouble.append(f"comparison: {type(error).__name__}: {' '.join(str(error).split())}")
+        return None
+    return comparison
+
+
+def _report(directory: Path, trouble: list[str]) -> None:
+    try:
+        from triptych.experiments.report.page import write_report
+
+        write_report(directory)
+    except Exception as error:  # the numbers are there all the same
+        trouble.append(f"report: {type(error).__name__}: {' '.join(str(error).split())}")
