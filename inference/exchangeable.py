@@ -1,0 +1,210 @@
+"""Which latents' labels may be permuted, read off the program: what is indexed by a latent, and symmetric."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import biject_to
+
+from triptych.inference.marginal import Marginal
+from triptych.inference.precision import double_precision
+from triptych.inference.program import Structure, survey
+
+__all__ = ["Exchangeable", "exchangeable", "permute"]
+
+ALONE = 8  # with more latents than this (a loop over time), only joint permutations are looked for
+COMBINATIONS = 64  # of axes tried where the derivatives leave it open
+TOLERANCE = 1e-9  # relative to the size of the log density, for two densities to be called equal
+
+
+class Exchangeable(NamedTuple):
+    """Latents whose `size` labels can be permuted together without changing p(x, θ).
+
+    `axes` maps each site that the labels index to its axes of length `size`, counted from the left: a
+    mixture's weights and means have axis 0, the transition matrix of a Markov chain has 0 and 1.
+    """
+
+    latents: tuple[str, ...]
+    size: int
+    axes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def latent(self) -> str:
+        """The first of the latents, by which a person knows the group."""
+        return self.latents[0]
+
+
+def permute(parameters: Mapping[str, Any], group: Exchangeable, permutation: Any) -> dict[str, Any]:
+    """Relabel: component j of the answer is component `permutation[j]` of `parameters` (site → array)."""
+    answer = dict(parameters)
+    for name, axes in group.axes.items():
+        for axis in axes:
+            answer[name] = answer[name].take(permutation, axis=axis)
+    return answer
+
+
+def exchangeable(
+    m: Marginal, parameters: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> tuple[Exchangeable, ...]:
+    """Find which labels are exchangeable, and which axes of which sites they index.
+
+    A site's axis is indexed by latent z if log p(x, z = k | θ) does not change with the slices j ≠ k of
+    it. What is found is then checked: swapping two labels, and shifting all, must leave log p(x, θ) as it
+    is (with the priors) at a point that has no symmetry of its own. An ordered prior fails this, rightly.
+
+    Parameters
+    ----------
+    m : the marginal of the program.
+    parameters : site → array, a point in the bulk of the posterior.
+
+    Returns
+    -------
+    One entry for each group of latents that share labels.
+    """
+    with double_precision():
+        structure = m.structure(*args, **kwargs)
+        theta = _generic(parameters, structure)
+        density = jax.jit(lambda theta: m.log_density(theta, *args, **kwargs))
+        base = density(theta)
+        groups: list[Exchangeable] = []
+        left: list[str] = []
+
+        def symmetric(group: Exchangeable) -> bool:
+            return _is_symmetric(group, theta, base, density, structure)
+
+        names = [name for name, latent in structure.latents.items() if latent.size > 1]
+        for name in names if len(names) <= ALONE else ():
+            group = _search(m, (name,), theta, structure, symmetric, args, kwargs)
+            if group is None:
+                left.append(name)
+            else:
+                groups.append(group)
+        left = left if len(names) <= ALONE else names
+        for size in sorted({structure.latents[name].size for name in left}):
+            together = tuple(name for name in left if structure.latents[name].size == size)
+            if len(together) > 1:
+                group = _search(m, together, theta, structure, symmetric, args, kwargs)
+                groups.extend([] if group is None else [group])
+    return _merge(groups)
+
+
+def _merge(groups: list[Exchangeable]) -> tuple[Exchangeable, ...]:
+    """Join latents that index the same axes (rows written as a Python loop): they share their labels."""
+    merged: list[Exchangeable] = []
+    for group in groups:
+        for i, other in enumerate(merged):
+            if other.axes == group.axes:
+                merged[i] = other._replace(latents=other.latents + group.latents)
+                break
+        else:
+            merged.append(group)
+    return tuple(merged)
+
+
+def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, jax.Array]:
+    """Move a point a little, so that no two components are equal by accident; stay inside the supports."""
+    random = np.random.default_rng(0)
+    moved = {}
+    for name, site in structure.parameters.items():
+        transform = biject_to(site.support)
+        free = np.asarray(transform.inv(jnp.asarray(parameters[name], jnp.float64)))
+        free = np.where(np.isfinite(free), free, 0.0)
+        scale = 0.1 * (1 + np.std(free)) if free.size else 0.0
+        moved[name] = transform(jnp.asarray(free + scale * random.normal(size=free.shape)))
+    return moved
+
+
+def _is_symmetric(
+    group: Exchangeable,
+    theta: Mapping[str, jax.Array],
+    base: jax.Array,
+    density: Callable[[Mapping[str, jax.Array]], jax.Array],
+    structure: Structure,
+) -> bool:
+    swap = np.arange(group.size)
+    swap[:2] = [1, 0]
+    for permutation in (swap, np.roll(np.arange(group.size), 1)):  # these two make all K! permutations
+        moved = permute(theta, group, permutation)
+        inside = all(np.all(structure.parameters[name].support(moved[name])) for name in group.axes)
+        if not inside or not abs(density(moved) - base) <= TOLERANCE * (1 + abs(base)):
+            return False
+    return True
+
+
+def _search(
+    m: Marginal,
+    latents: tuple[str, ...],
+    theta: Mapping[str, jax.Array],
+    structure: Structure,
+    symmetric: Callable[[Exchangeable], bool],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Exchangeable | None:
+    size = structure.latents[latents[0]].size
+    slopes = _slopes(m, latents, theta, args, kwargs)
+    certain: dict[str, tuple[int, ...]] = {}
+    open_sites: dict[str, list[tuple[int, ...]]] = {}
+    for name, slope in slopes.items():
+        slope = np.asarray(slope)
+        wide = [axis for axis in range(slope.ndim - 1) if slope.shape[axis + 1] == size]
+        if not wide or not np.any(np.abs(slope - slope[:1]) > 1e-12 * np.max(np.abs(slope), initial=0)):
+            continue  # the same for every label: not indexed by this latent
+        sparse = tuple(axis for axis in wide if _is_sparse(slope, axis + 1))
+        if sparse:
+            certain[name] = sparse
+        else:
+            open_sites[name] = list(_subsets(wide))
+    for choice in itertools.islice(itertools.product(*open_sites.values()), COMBINATIONS):
+        chosen = {name: axes for name, axes in zip(open_sites, choice, strict=True) if axes}
+        axes = {name: {**certain, **chosen}[name] for name in slopes if name in certain or name in chosen}
+        group = Exchangeable(latents, size, axes)
+        if axes and symmetric(group):
+            return group
+    return None
+
+
+def _subsets(axes: list[int]) -> Iterator[tuple[int, ...]]:
+    for count in range(len(axes) + 1):
+        yield from itertools.combinations(axes, count)
+
+
+def _is_sparse(slope: np.ndarray, axis: int) -> bool:
+    """Whether the derivative for label k, (K, ...), vanishes in every slice j ≠ k along an axis."""
+    table = np.abs(np.moveaxis(slope, axis, 1)).reshape(len(slope), len(slope), -1).max(axis=2)
+    diagonal = np.diag(table)
+    return bool(np.max(table - np.diag(diagonal)) <= 1e-12 * np.max(table) and np.max(diagonal) > 0)
+
+
+def _slopes(
+    m: Marginal,
+    latents: tuple[str, ...],
+    theta: Mapping[str, jax.Array],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+    """Give ∂ log p(x, z = k | θ) / ∂θ for every label k, (K, *site): `latents` are k in every plate."""
+    from triptych.inference.enumeration import Factor, analyse, eliminate, run_enumerated
+
+    sites = survey(m.program, args, kwargs)
+    plan = analyse(m.program, args, kwargs, sites, m.largest_table)
+    members = [name for part in plan.components if set(part.latents) & set(latents) for name in part.sites]
+
+    def at_label(factor: Factor, label: jax.Array) -> Factor:
+        table, axes = factor.table, dict(factor.axes)
+        for name in factor.latents:
+            if name in latents:
+                table = jnp.take(table, label, axis=list(axes).index(name))
+                del axes[name]
+        return Factor(table, axes, tuple(name for name in axes if name in sites.latents), factor.plates)
+
+    def log_joint(theta: Mapping[str, jax.Array], label: jax.Array) -> jax.Array:
+        factors, _ = run_enumerated(m.program, args, kwargs, sites, theta)
+        return eliminate([at_label(factors[name], label) for name in members], sites)
+
+    labels = jnp.arange(sites.latents[latents[0]].size)
+    return jax.jit(lambda theta: jax.lax.map(lambda label: jax.grad(log_joint)(theta, label), labels))(theta)

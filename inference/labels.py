@@ -1,0 +1,234 @@
+"""Labels aligned by assignment: each draw is relabelled so that its components are the pivot's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from triptych.inference.exchangeable import Exchangeable, exchangeable, permute
+from triptych.inference.marginal import Marginal
+
+__all__ = [
+    "Aligned",
+    "Exchangeable",
+    "align",
+    "align_all",
+    "exchangeable",
+    "permute",
+    "permute_draws",
+    "responsibility_rows",
+]
+
+CLOSE = 1.0  # nats: a margin below this is a label that could as well be another
+AMBIGUOUS_SHARE = 0.05  # of draws with a close margin, above which the alignment is ambiguous
+FLOOR = 1e-10  # below every responsibility of the pivot, so that a hard zero is no infinite cost
+ROWS = 2000  # of the responsibilities, evenly spaced, are enough to tell components apart
+
+Responsibilities = Callable[[Mapping[str, jax.Array]], jax.Array]
+
+
+class Aligned(NamedTuple):
+    """Draws with their labels aligned to a pivot.
+
+    Attributes
+    ----------
+    draws : site → (S, ...), relabelled.
+    permutations : (S, K): component j of a relabelled draw is component `permutations[s, j]` of the draw.
+    margins : (S,), nats: how much worse the second-best relabelling of each draw is (infinite for K = 1).
+    relabelled : the share of draws whose labels changed.
+    close : the share of draws whose margin is under one nat.
+    """
+
+    draws: dict[str, np.ndarray]
+    permutations: np.ndarray
+    margins: np.ndarray
+    relabelled: float
+    close: float
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the labels could as well be others in more than one draw in twenty."""
+        return self.close > AMBIGUOUS_SHARE
+
+
+def permute_draws(
+    draws: Mapping[str, Any], group: Exchangeable, permutations: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Relabel each draw, site → (S, ...), by its own permutation, (S, K)."""
+    answer = {name: np.asarray(value) for name, value in draws.items()}
+    for name, axes in group.axes.items():
+        value = answer[name]
+        for axis in axes:
+            shape = [1] * value.ndim
+            shape[0], shape[axis + 1] = permutations.shape
+            value = np.take_along_axis(value, permutations.reshape(shape), axis=axis + 1)
+        answer[name] = value
+    return answer
+
+
+def responsibility_rows(m: Marginal, group: Exchangeable, *args: Any, **kwargs: Any) -> Responsibilities:
+    """Give the function θ → (rows, K): the posteriors of a group's latents, one row a latent and place.
+
+    At most 2000 rows, evenly spaced, which are enough to tell components apart.
+    """
+
+    def rows(parameters: Mapping[str, jax.Array]) -> jax.Array:
+        posteriors = m.posteriors(parameters, *args, **kwargs)
+        table = jnp.concatenate([posteriors[name].reshape(-1, group.size) for name in group.latents])
+        count = len(table)
+        return table if count <= ROWS else table[np.linspace(0, count - 1, ROWS).astype(int)]
+
+    return rows
+
+
+def align(
+    draws: Mapping[str, Any],
+    group: Exchangeable,
+    responsibilities: Responsibilities | None,
+    pivot: Mapping[str, Any],
+    *,
+    iterations: int = 3,
+) -> Aligned:
+    """Relabel draws towards a pivot by assignment.
+
+    With responsibilities, the cost of calling a draw's component k the pivot's j is −Σ_n r_nk log R_nj, R
+    those of the pivot; after each pass R is the mean of the relabelled ones (Stephens 2000, "Dealing with
+    label switching in mixture models"). Without, it is half the squared distance of the components'
+    parameters in standard deviations. Either way the assignment is exact, K³ and not K! work.
+
+    Parameters
+    ----------
+    draws : site → (S, ...).
+    group : from `exchangeable`.
+    responsibilities : θ → (rows, K), as `responsibility_rows` gives; None to compare parameters.
+    pivot : site → array: the optimum, or the reference's estimate, whose labels the draws are to take.
+    iterations : passes, at most; fewer if the relabelling no longer changes.
+
+    Raises
+    ------
+    ValueError : `draws` is empty.
+    """
+    values = {name: np.asarray(value) for name, value in draws.items()}
+    count = len(next(iter(values.values())))
+    permutations = np.tile(np.arange(group.size), (count, 1))
+    cost = np.zeros((count, group.size, group.size))
+    if responsibilities is None:
+        costs = _parameter_costs(values, group, pivot)
+    else:
+        costs = _responsibility_costs(values, responsibilities, pivot)
+    previous = None
+    for _ in range(max(1, iterations)):
+        cost = costs(previous)
+        permutations = np.stack([linear_sum_assignment(table.T)[1] for table in cost])
+        if previous is not None and np.array_equal(previous, permutations):
+            break
+        previous = permutations
+    margins = _margins(cost, permutations)
+    return Aligned(
+        permute_draws(values, group, permutations),
+        permutations,
+        margins,
+        float(np.mean(np.any(permutations != np.arange(group.size), axis=1))),
+        float(np.mean(margins < CLOSE)),
+    )
+
+
+def align_all(
+    m: Marginal, draws: Mapping[str, Any], pivot: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> tuple[dict[str, np.ndarray], tuple[tuple[Exchangeable, Aligned], ...]]:
+    """Find every exchangeable group of a program and align draws, site → (S, ...), to a pivot in each.
+
+    Returns
+    -------
+    The aligned draws, and (group, alignment) for each group; a program without one keeps its draws.
+    """
+    aligned = {name: np.asarray(value) for name, value in draws.items()}
+    groups = []
+    for group in exchangeable(m, pivot, *args, **kwargs):
+        found = align(aligned, group, responsibility_rows(m, group, *args, **kwargs), pivot)
+        aligned = found.draws
+        groups.append((group, found))
+    return aligned, tuple(groups)
+
+
+Costs = Callable[[np.ndarray | None], np.ndarray]
+
+
+def _responsibility_costs(
+    draws: Mapping[str, np.ndarray], responsibilities: Responsibilities, pivot: Mapping[str, Any]
+) -> Costs:
+    """Give permutations so far → costs (S, K, K) of calling the draw's k (row) the pivot's j (column)."""
+    first = {name: jnp.asarray(pivot[name]) for name in draws}
+    start = jax.jit(responsibilities)(first)
+    count, batch = len(next(iter(draws.values()))), max(1, 10**6 // start.size)
+
+    @jax.jit
+    def tables(draws: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
+        log_mean = jnp.log(mean + FLOOR)
+
+        def table(draw: dict[str, jax.Array]) -> jax.Array:
+            return -responsibilities(draw).T @ log_mean
+
+        return jax.lax.map(table, draws, batch_size=batch)
+
+    @jax.jit
+    def average(draws: dict[str, jax.Array], permutations: jax.Array) -> jax.Array:
+        def add(total: jax.Array, item: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
+            return total + responsibilities(item[0])[:, item[1]], None
+
+        return jax.lax.scan(add, jnp.zeros_like(start), (draws, permutations))[0] / count
+
+    device = {name: jnp.asarray(value) for name, value in draws.items()}
+
+    def costs(permutations: np.ndarray | None) -> np.ndarray:
+        mean = start if permutations is None else average(device, jnp.asarray(permutations))
+        return np.asarray(tables(device, mean), float)
+
+    return costs
+
+
+def _parameter_costs(draws: Mapping[str, np.ndarray], group: Exchangeable, pivot: Mapping[str, Any]) -> Costs:
+    single = {name: axes[0] for name, axes in group.axes.items() if len(axes) == 1}
+    single = single or {name: axes[0] for name, axes in group.axes.items()}
+
+    def table(values: Mapping[str, np.ndarray], lead: int) -> np.ndarray:
+        count = next(iter(values.values())).shape[0] if lead else 1
+        parts = [
+            np.moveaxis(np.asarray(values[name], float), axis + lead, lead).reshape(count, group.size, -1)
+            for name, axis in single.items()
+        ]
+        return np.concatenate(parts, axis=2)
+
+    own, target = table(draws, 1), table({name: pivot[name] for name in single}, 0)[0]
+
+    def costs(permutations: np.ndarray | None) -> np.ndarray:
+        if permutations is None:  # a scale that no labelling changes
+            centre, scale = target, np.concatenate([own, target[None]]).std(axis=(0, 1))
+        else:
+            relabelled = np.take_along_axis(own, permutations[:, :, None], axis=1)
+            centre, scale = relabelled.mean(axis=0), relabelled.std(axis=0).mean(axis=0)
+        scale = np.where(scale > 1e-9 * np.abs(own).max(), scale, 1)  # a constant says nothing
+        difference = own[:, :, None] / scale - centre / scale
+        return 0.5 * np.sum(difference**2, axis=-1)
+
+    return costs
+
+
+def _margins(cost: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+    """Give the second-best assignment's cost less the best's, (S,).
+
+    The second best is the best with one cycle turned, so the margin is the shortest cycle of the graph
+    whose edge i → j costs what it costs j to take the component of i instead of its own.
+    """
+    taken = np.take_along_axis(cost, permutations[:, :, None], axis=1)  # row i: the component that i has
+    distance = taken - np.diagonal(taken, axis1=1, axis2=2)[:, None, :]
+    size = cost.shape[1]
+    distance[:, np.arange(size), np.arange(size)] = np.inf
+    for via in range(size):  # Floyd and Warshall: no cycle is negative, the assignment being the best
+        distance = np.minimum(distance, distance[:, :, via, None] + distance[:, None, via, :])
+    return np.maximum(np.diagonal(distance, axis1=1, axis2=2).min(axis=1), 0.0)
