@@ -167,7 +167,7 @@ def _rows(model: Any, call: Call) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(f"{type(model).__name__} is fitted to one table, `run(key, x)`.")
     if call.update != "em":
         raise InputError(f"`update={call.update!r}` is for regression: a mixture has update='em' only.")
-    rows = model.validate(call.args[0])
+    (rows,) = model.validate(call.args[0])
     return rows, None if call.sample_weight is None else call.sample_weight.astype(rows.dtype)
 
 

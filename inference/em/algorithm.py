@@ -1,0 +1,209 @@
+"""The EM algorithm as a frozen object of settings: starts, short runs, the climb, and the fit that is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from triptych.inference.em.fitting import assemble_fit
+from triptych.inference.em.kernel import Call, Kernel, Start, bind
+from triptych.inference.em.loop import Run, climb
+from triptych.inference.fit import Fit
+from triptych.inference.precision import double_precision
+from triptych.inference.timing import stopwatch
+from triptych.models.errors import InputError
+
+__all__ = ["EM", "EMInfo", "EMState"]
+
+SHORT_ROWS = 20_000  # rows of the short first runs; more rows change their ranking little
+SHORT_STEPS = 20
+CANDIDATES = 24  # short runs at least
+BLOCK_WORK = 2e9  # multiplications between two looks of the host, about a second
+
+Progress = Callable[[int, int, float], None]
+
+
+class EMState(NamedTuple):
+    """What the next step needs: `parameters`, site → array in the data's units."""
+
+    parameters: Mapping[str, np.ndarray]
+
+
+class EMInfo(NamedTuple):
+    """What a step shows: the `objective` in nats at the parameters that the step started from."""
+
+    objective: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EM:
+    """Climb log p(x, θ) (or log p(x | θ)) by expectation–maximisation from many starts; keep the best.
+
+    E: q(z) = p(z | x, θ);  M: θ' = argmax E_q[log p(x, z | θ)] + log p(θ)   (Dempster, Laird & Rubin 1977).
+
+    Parameters
+    ----------
+    model : a model with a hand-written kernel (`has_kernel`).
+    objective : "map" climbs the log joint of the program as declared; "mle" ignores the priors on θ.
+    restarts : starts run to convergence: the best of at least 24 short runs of 20 steps.
+    tol : nats still to come (Aitken's estimate) at which a start has arrived; 0 runs `max_steps`.
+    max_steps : steps at most.
+    starts : "portfolio" or one recipe of `triptych.inference.em.starts.RECIPES`.
+    update : regression only: "em", "fixed_point" (MacKay) or "gradient" ascent of the log evidence.
+    draws : draws from the Laplace approximation at the optimum (the fit's `posterior`); 0 leaves it out.
+
+    Raises
+    ------
+    InputError : a setting out of range.
+    """
+
+    model: Callable[..., Any]
+    objective: str = "map"
+    restarts: int = 10
+    tol: float = 1e-6
+    max_steps: int = 10_000
+    starts: str = "portfolio"
+    update: str = "em"
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("map", "mle"):
+            raise InputError(f"`objective` is {self.objective!r}: choose 'map' or 'mle'.")
+        for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+        if not (np.isscalar(self.tol) and np.isfinite(self.tol) and self.tol >= 0):
+            raise InputError(f"`tol` is {self.tol!r}: give nats, 0 or more.")
+
+    def bind(self, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Kernel:
+        """Bind the model to its data, checked; what `init`, `step` and `run` work on.
+
+        Raises
+        ------
+        InputError : data or weights that the model cannot take.
+        """
+        with double_precision():
+            weight = None if sample_weight is None else _weights(sample_weight, args)
+            return bind(self.model, Call(args, kwargs, weight, self.objective, self.update))
+
+    def init(self, key: jax.Array, *args: Any, sample_weight: Any = None, **kwargs: Any) -> EMState:
+        """Give one starting point."""
+        kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
+        with double_precision():
+            return EMState(kernel.outward(_at(kernel.starts(key, 1, self.starts).parameters, 0)))
+
+    def step(
+        self, state: EMState, *args: Any, sample_weight: Any = None, **kwargs: Any
+    ) -> tuple[EMState, EMInfo]:
+        """Take one EM step: θ → θ', with the objective at θ."""
+        kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
+        with double_precision():
+            following, objective, _ = kernel.problem.step(kernel.inward(state.parameters))
+            return EMState(kernel.outward(following)), EMInfo(float(objective))
+
+    def run(
+        self,
+        key: jax.Array,
+        *args: Any,
+        sample_weight: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> Fit:
+        """Fit the model.
+
+        Parameters
+        ----------
+        key : random key.
+        *args, **kwargs : what the program is called with.
+        sample_weight : (N,) how many rows each row counts for.
+        parameters : site → start; then there is this one start.
+        progress : called with (steps done, steps at most, best objective).
+
+        Returns
+        -------
+        The fit at the best of the end points; all of them are in its group `restarts`.
+
+        Raises
+        ------
+        InputError : data, weights or a start that the model cannot take.
+        """
+        with stopwatch() as watch, double_precision():
+            kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
+            first, second, third = jax.random.split(key, 3)
+            if parameters is None:
+                start = self._choose(kernel, first, second)
+            else:
+                given = kernel.inward(parameters)
+                start = Start({k: v[None] for k, v in given.items()}, ("given",))
+            run = self._climb(kernel, start, progress)
+            return assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+
+    def _choose(self, kernel: Kernel, first: jax.Array, second: jax.Array) -> Start:
+        """Short runs from many starts on a sample of the rows; the best `restarts` go on."""
+        if getattr(self.model, "components", 2) == 1:
+            return kernel.starts(first, 1, self.starts)
+        small = kernel.sample(second, SHORT_ROWS)
+        number = max(CANDIDATES, 2 * self.restarts) if self.starts == "portfolio" else 2 * self.restarts
+        start = small.starts(first, number, self.starts)
+        short = climb(
+            small.problem,
+            start.parameters,
+            tolerance=0.0,
+            count=small.count,
+            epsilon=small.epsilon,
+            max_steps=SHORT_STEPS,
+            block=SHORT_STEPS,
+        )
+        order = _best_distinct(short.objective, self.restarts)
+        return Start(_at(short.parameters, order), tuple(start.recipes[index] for index in order))
+
+    def _climb(self, kernel: Kernel, start: Start, progress: Progress | None) -> Run:
+        work = kernel.count * sum(leaf.size for leaf in jax.tree.leaves(start.parameters))
+        block = int(np.clip(BLOCK_WORK / max(work, 1.0), 1, min(100, self.max_steps)))
+        show = None
+        if progress is not None:
+
+            def show(done: int, objective: float) -> None:
+                progress(done, self.max_steps, objective)
+
+        return climb(
+            kernel.problem,
+            start.parameters,
+            tolerance=self.tol,
+            count=kernel.count,
+            epsilon=kernel.epsilon,
+            max_steps=self.max_steps,
+            block=block,
+            progress=show,
+        )
+
+
+def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
+    return {name: value[index] for name, value in parameters.items()}
+
+
+def _best_distinct(objective: np.ndarray, number: int) -> np.ndarray:
+    """Indices of the best objectives, those that differ by more than 1e-6 nats first."""
+    order = np.argsort(np.where(np.isfinite(objective), -objective, np.inf), kind="stable")
+    new = np.ones(len(order), bool)
+    new[1:] = np.abs(np.diff(objective[order])) > 1e-6
+    return np.concatenate([order[new], order[~new]])[:number]
+
+
+def _weights(sample_weight: Any, args: tuple[Any, ...]) -> np.ndarray:
+    try:
+        weights = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError):
+        raise InputError("`sample_weight` holds something that is not a number.") from None
+    rows = len(args[0]) if args else 0
+    if weights.shape != (rows,):
+        raise InputError(f"`sample_weight` has shape {weights.shape}: give one weight a row, ({rows},).")
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0) or not np.any(weights > 0):
+        raise InputError("`sample_weight` must be finite, 0 or more, and not all 0.")
+    return weights

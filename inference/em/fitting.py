@@ -1,0 +1,105 @@
+"""From the end points of EM to the `Fit` that is kept: the best one, its status, its Laplace draws, the landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from triptych.inference.em.kernel import Kernel, Start
+from triptych.inference.em.loop import Run
+from triptych.inference.em.posterior import laplace_posterior
+from triptych.inference.fit import Fit
+from triptych.inference.status import Finding, Status, say
+from triptych.inference.timing import Stopwatch
+from triptych.models.errors import InputError
+
+if TYPE_CHECKING:
+    from triptych.inference.em.algorithm import EM
+
+__all__ = ["assemble_fit", "landscape"]
+
+SAME_OPTIMUM = 0.1  # nats within which two end points count as one optimum
+
+
+def assemble_fit(
+    em: EM,
+    kernel: Kernel,
+    start: Start,
+    run: Run,
+    key: jax.Array,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    watch: Stopwatch,
+) -> Fit:
+    """Keep the best end point, say what is wrong with it, and add the draws around it."""
+    best = _best(run)
+    parameters = {name: value[best] for name, value in run.parameters.items()}
+    status = run.status[best]
+    if status is Status.NON_FINITE:
+        raise InputError(
+            "EM found no point with a finite objective, from any start: look for extreme values in the data, "
+            "rescale the columns, or use objective='map'."
+        )
+    natural = kernel.outward(parameters)
+    found = [say(finding) for finding in kernel.findings(parameters)]
+    if not status.ok:
+        found.append(say(Finding(status.name, status.value)))
+    tree, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
+    found += [say(finding) for finding in more]
+    tree["restarts"] = xr.DataTree(landscape(kernel, start, run))
+    return Fit(
+        method="em",
+        model=kernel.model,
+        status=status,
+        seconds=watch.seconds,
+        parameters=natural,
+        log_likelihood=kernel.log_likelihood(parameters),
+        objective=run.traces[best],
+        data=tree,
+        evidence=evidence,
+        findings=tuple(found),
+        settings={
+            "objective": em.objective,
+            "restarts": em.restarts,
+            "tol": em.tol,
+            "max_steps": em.max_steps,
+            "starts": em.starts,
+            "update": em.update,
+            "draws": em.draws,
+        },
+    )
+
+
+def landscape(kernel: Kernel, start: Start, run: Run) -> xr.Dataset:
+    """Every end point: objective (nats), gap to the best, steps, recipe of the start, status, gain to come, collapse."""
+    index = range(len(run.objective))
+    collapsed = [
+        any(finding.code in ("COLLAPSED_COMPONENT", "EMPTY_COMPONENT") for finding in kernel.findings(point))
+        for point in ({name: value[i] for name, value in run.parameters.items()} for i in index)
+    ]
+    top = run.objective[_best(run)]
+    return xr.Dataset(
+        {
+            "objective": ("restart", run.objective),
+            "gap": ("restart", top - run.objective),
+            "best": ("restart", top - run.objective <= SAME_OPTIMUM),
+            "steps": ("restart", run.steps),
+            "start": ("restart", np.array(start.recipes)),
+            "status": ("restart", np.array([status.name for status in run.status])),
+            "gain_to_come": ("restart", run.to_come),
+            "collapsed": ("restart", np.array(collapsed)),
+        },
+        coords={"restart": np.arange(len(run.objective))},
+    )
+
+
+def _best(run: Run) -> int:
+    usable = np.where(np.isfinite(run.objective), run.objective, -np.inf)
+    failed = np.array([status is Status.NON_FINITE for status in run.status])
+    if not failed.all():
+        usable = np.where(failed, -np.inf, usable)
+    return int(np.argmax(usable))

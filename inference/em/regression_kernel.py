@@ -1,0 +1,141 @@
+"""The hand-written EM kernel of Bayesian linear regression: data in, λ and β climbed, w and intercept out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import gammaln
+
+from triptych.inference.em.family import Parameters
+from triptych.inference.em.kernel import Call, Kernel, Start, bind
+from triptych.inference.em.regression import (
+    CAP,
+    STEPS,
+    RegressionHyper,
+    RegressionProblem,
+    decompose,
+    evidence,
+)
+from triptych.inference.status import Finding
+from triptych.models.errors import InputError
+from triptych.models.linear_regression import BayesianLinearRegression
+
+__all__ = ["RegressionKernel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionKernel:
+    """A regression bound to its data: X = U S Vᵀ about `centre`, y about `level`."""
+
+    model: Callable[..., Any]
+    problem: RegressionProblem
+    rotation: np.ndarray  # V, (D, r)
+    centre: np.ndarray  # (D,)
+    level: float
+    intercept: bool
+    epsilon: float
+
+    @property
+    def count(self) -> float:
+        """Effective number of rows, Σ w."""
+        return float(self.problem.moments.rows)
+
+    def starts(self, key: jax.Array, number: int, init: str) -> Start:
+        """Start from λ and β between a flat line and a perfect fit: the evidence can have two tops."""
+        if init != "portfolio":
+            raise InputError(f"`init={init!r}` is for mixtures: a regression starts from 'portfolio'.")
+        moments = self.problem.moments
+        variance = (jnp.sum(moments.projected**2) + moments.residual) / moments.rows
+        unit = jnp.sum(moments.singular**2) / moments.rows / variance  # of λ
+        explained = jnp.linspace(0.05, 0.95, number)
+        jitter = jnp.exp(0.1 * jax.random.normal(key, (2, number), jnp.float64))
+        noise = jitter[0] / (variance * (1.0 - explained))
+        precision = jitter[1] * unit / explained
+        return Start({"lambda": precision, "beta": noise}, ("explained share",) * number)
+
+    def sample(self, key: jax.Array, rows: int) -> Kernel:
+        """Give the problem itself: an iteration does not depend on the number of rows."""
+        del key, rows
+        return self
+
+    def inward(self, parameters: Mapping[str, Any]) -> Parameters:
+        """Keep λ and β: w and the intercept follow from them."""
+        if not {"lambda", "beta"} <= set(parameters):
+            raise InputError("`parameters` must give a start for `lambda` and `beta`.")
+        return {name: jnp.asarray(parameters[name], jnp.float64) for name in ("lambda", "beta")}
+
+    def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
+        """Add the posterior mean of w, and the intercept at X = 0."""
+        mean, _ = self.weights_posterior(parameters["lambda"], parameters["beta"])
+        sites = {"lambda": np.asarray(parameters["lambda"]), "beta": np.asarray(parameters["beta"]), "w": mean}
+        if self.intercept:
+            sites["intercept"] = np.asarray(self.level - mean @ self.centre)
+        return sites
+
+    def weights_posterior(self, precision: Any, noise: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (D,) and covariance (D, D) of p(w | y, λ, β)."""
+        singular, projected = np.asarray(self.problem.moments.singular), np.asarray(self.problem.moments.projected)
+        precision, noise = float(precision), float(noise)
+        total = precision + noise * singular**2
+        mean = self.rotation @ (noise * singular * projected / total)
+        shrink = (1.0 / total - 1.0 / precision) * self.rotation
+        return mean, np.eye(len(self.rotation)) / precision + shrink @ self.rotation.T
+
+    def log_likelihood(self, parameters: Parameters) -> float:
+        """Log evidence log p(y | λ, β, b) in nats, w integrated out."""
+        return float(evidence(self.problem.moments, parameters["lambda"], parameters["beta"]))
+
+    def findings(self, parameters: Parameters) -> Sequence[Finding]:
+        """Say when the weights vanished or the fit is perfect."""
+        found = []
+        hyper = self.problem.hyper
+        if float(parameters["lambda"]) >= float(hyper.lambda_cap) * 0.99:
+            text = "λ grew without bound: the columns explain nothing of y, and w is 0. Check the columns and y."
+            found.append(Finding("WEIGHTS_VANISH", text))
+        if float(parameters["beta"]) >= float(hyper.beta_cap) * 0.99:
+            text = "β grew without bound: the columns fit y perfectly. Use objective='map', or fewer columns."
+            found.append(Finding("PERFECT_FIT", text))
+        return found
+
+
+@bind.register
+def bind_regression(model: BayesianLinearRegression, call: Call) -> RegressionKernel:
+    """Bind a regression: X (N, D), y (N,)."""
+    if len(call.args) != 2 or call.kwargs:
+        raise InputError("BayesianLinearRegression is fitted to a design and a target, `run(key, X, y)`.")
+    if call.update not in STEPS:
+        raise InputError(f"`update` is {call.update!r}: choose one of {', '.join(map(repr, STEPS))}.")
+    X, y = model.validate(*call.args)
+    X, y = X.astype(np.float64), y.astype(np.float64)
+    weights = np.ones(len(y)) if call.sample_weight is None else call.sample_weight.astype(np.float64)
+    rows = float(np.sum(weights))
+    centre, level = np.zeros(X.shape[1]), 0.0
+    if model.intercept:
+        centre, level = weights @ X / rows, float(weights @ y / rows)
+    root = np.sqrt(weights)
+    moments, rotation = decompose((X - centre) * root[:, None], (y - level) * root)
+    # Σ w stands for N, and a weight w for w equal rows: each row's density to the power w.
+    moments = moments._replace(rows=np.asarray(rows))
+    prior, with_prior = model.prior(X, y), call.objective == "map"
+    variance = max(float(np.var(y)), np.finfo(np.float64).tiny)
+    unit = float(np.mean(np.var(X, axis=0))) / variance
+    gamma = [float(value) if with_prior else 0.0 for value in prior]
+    shapes = [gamma[0] - 1.0, gamma[2] - 1.0] if with_prior else [0.0, 0.0]
+    hyper = RegressionHyper(shapes[0], gamma[1], shapes[1], gamma[3], CAP * max(unit, 1e-300), CAP / variance)
+    constant = 0.0
+    if with_prior:
+        for shape, rate in ((gamma[0], gamma[1]), (gamma[2], gamma[3])):
+            constant += shape * np.log(rate) - gammaln(shape)
+    problem = RegressionProblem(
+        jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), moments),
+        jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), hyper),
+        jnp.asarray(constant, jnp.float64),
+        call.update,
+    )
+    epsilon = float(np.finfo(np.float64).eps)
+    return RegressionKernel(model, problem, rotation, centre, level, model.intercept, epsilon)

@@ -1,0 +1,51 @@
+"""Wall-clock seconds of a block of work, what JAX spent on tracing and compiling apart from the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax.monitoring
+
+from triptych.inference.fit import Seconds
+
+__all__ = ["Stopwatch", "stopwatch"]
+
+COMPILING = "/jax/core/compile/"  # the prefix of JAX's own events: tracing, lowering, XLA
+
+
+class Stopwatch:
+    """Reads how long a block has been running; `seconds` may be read inside the block and after it."""
+
+    def __init__(self) -> None:
+        self._begin, self._end = time.time(), None
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> Seconds:
+        """Seconds so far: `compile` is the union of JAX's compile events (they nest), `run` the rest."""
+        total = (self._end or time.time()) - self._begin
+        compiling, reached = 0.0, self._begin
+        for begin, end in sorted(self._spans):
+            compiling += max(0.0, end - max(begin, reached))
+            reached = max(reached, end)
+        return Seconds(min(compiling, total), total - min(compiling, total))
+
+
+@contextmanager
+def stopwatch() -> Iterator[Stopwatch]:
+    """Time a block: `with stopwatch() as watch: ...; watch.seconds`."""
+    watch = Stopwatch()
+
+    def listen(event: str, start: float, end: float, **_: Any) -> None:
+        if event.startswith(COMPILING):
+            watch._spans.append((start, end))
+
+    jax.monitoring.register_event_time_span_listener(listen)
+    try:
+        yield watch
+    finally:
+        watch._end = time.time()
+        jax.monitoring.unregister_event_time_span_listener(listen)
