@@ -13,7 +13,8 @@ from numpyro.distributions import biject_to
 
 from triptych.inference.marginal import Marginal
 from triptych.inference.precision import double_precision
-from triptych.inference.program import Structure, survey
+from triptych.inference.program import Structure
+from triptych.inference.survey import survey
 
 __all__ = ["Exchangeable", "exchangeable", "permute"]
 
@@ -146,11 +147,10 @@ def _search(
     kwargs: Mapping[str, Any],
 ) -> Exchangeable | None:
     size = structure.latents[latents[0]].size
-    slopes = _slopes(m, latents, theta, args, kwargs)
+    slopes = {n: np.asarray(s) for n, s in _slopes(m, latents, theta, args, kwargs).items()}
     certain: dict[str, tuple[int, ...]] = {}
     open_sites: dict[str, list[tuple[int, ...]]] = {}
     for name, slope in slopes.items():
-        slope = np.asarray(slope)
         wide = [axis for axis in range(slope.ndim - 1) if slope.shape[axis + 1] == size]
         if not wide or not np.any(np.abs(slope - slope[:1]) > 1e-12 * np.max(np.abs(slope), initial=0)):
             continue  # the same for every label: not indexed by this latent
@@ -188,7 +188,9 @@ def _slopes(
     kwargs: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
     """Give ∂ log p(x, z = k | θ) / ∂θ for every label k, (K, *site): `latents` are k in every plate."""
-    from triptych.inference.enumeration import Factor, analyse, eliminate, run_enumerated
+    from triptych.inference.elimination import eliminate
+    from triptych.inference.enumeration import Factor, run_enumerated
+    from triptych.inference.plan import analyse
 
     sites = survey(m.program, args, kwargs)
     plan = analyse(m.program, args, kwargs, sites, m.largest_table)

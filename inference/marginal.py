@@ -12,16 +12,9 @@ import numpyro
 from numpyro.infer.util import log_density
 from numpyro.primitives import Messenger
 
-from triptych.inference.program import (
-    LARGEST_TABLE,
-    Program,
-    Structure,
-    Survey,
-    describe,
-    first_value,
-    survey,
-    tracing,
-)
+from triptych.inference.program import LARGEST_TABLE, Structure, describe
+from triptych.inference.survey import Survey, first_value, survey
+from triptych.inference.tracing import Program, tracing
 from triptych.models.errors import InputError
 
 __all__ = ["Marginal", "marginal"]
@@ -83,7 +76,9 @@ class Marginal:
         sites = survey(self.program, args, kwargs)
         if not sites.latents:
             return self.program(*args, **kwargs)
-        from triptych.inference.enumeration import analyse, eliminate, run_enumerated
+        from triptych.inference.elimination import eliminate
+        from triptych.inference.enumeration import run_enumerated
+        from triptych.inference.plan import analyse
 
         plan = analyse(self.program, args, kwargs, sites, self.largest_table)
         outer = _Continuous(sites, plan)
@@ -120,7 +115,9 @@ class Marginal:
         ------
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
-        from triptych.inference.enumeration import analyse, eliminate, run_enumerated
+        from triptych.inference.elimination import eliminate
+        from triptych.inference.enumeration import run_enumerated
+        from triptych.inference.plan import analyse
 
         sites = survey(self.program, args, kwargs)
         _check_parameters(parameters, sites)
@@ -151,7 +148,9 @@ class Marginal:
         ------
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
-        from triptych.inference.enumeration import Factor, analyse, eliminate, run_enumerated
+        from triptych.inference.elimination import eliminate
+        from triptych.inference.enumeration import Factor, run_enumerated
+        from triptych.inference.plan import analyse
 
         sites = survey(self.program, args, kwargs)
         _check_parameters(parameters, sites)

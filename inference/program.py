@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import numpyro
-from jax.extend.core import Literal
-from numpyro import handlers
-from numpyro.primitives import Messenger
+from triptych.inference.survey import Latent, Parameter, survey
+from triptych.inference.tracing import Program
 
-from triptych.models.errors import InputError
+__all__ = ["LARGEST_TABLE", "Latent", "Parameter", "Program", "Structure", "describe"]
 
-__all__ = ["Latent", "Parameter", "Program", "Structure", "Survey", "describe", "survey", "tracing"]
-
-Program = Callable[..., Any]
 LARGEST_TABLE = 10**8  # entries of the largest table that a sum over latents may need
-
-
-class Parameter(NamedTuple):
-    """A continuous unobserved site θ: its shape, its support, and the discrete latents its prior hangs on."""
-
-    shape: tuple[int, ...]
-    support: Any
-    hangs_on: tuple[str, ...] = ()
-
-
-class Latent(NamedTuple):
-    """A discrete latent: plates and their sizes (left to right), and its support values, (K, *event)."""
-
-    plates: tuple[str, ...]
-    shape: tuple[int, ...]
-    values: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """The number K of values."""
-        return len(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,218 +32,6 @@ class Structure:
     units: Mapping[str, tuple[str, ...]]
 
 
-class Survey(NamedTuple):
-    """The sites of one run without enumeration; `nesting` dimensions from the right are taken by batches."""
-
-    parameters: Mapping[str, Parameter]
-    latents: Mapping[str, Latent]
-    observed: Mapping[str, tuple[int, ...]]
-    nesting: int
-    scales: Mapping[str, float]  # subsampled plate → size / subsample size
-
-
-class _Here(Messenger):
-    """Remember the site being run, for error messages."""
-
-    site: str | None = None
-    done = True
-
-    def process_message(self, msg: Any) -> None:
-        if msg.get("name"):
-            self.site, self.done = msg["name"], False
-
-    def postprocess_message(self, msg: Any) -> None:
-        if msg.get("name"):
-            self.done = True
-
-    def __str__(self) -> str:
-        if self.site is None:
-            return "before its first site"
-        return f"after site '{self.site}'" if self.done else f"at site '{self.site}'"
-
-
-@contextlib.contextmanager
-def tracing(program: Program) -> Iterator[None]:
-    """Turn whatever a program raises while it is traced into an `InputError` that names the site."""
-    here = _Here()
-    with here:
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:
-            name = getattr(program, "__name__", type(program).__name__)
-            text = str(error) or "(no message)"
-            raise InputError(
-                f"the program `{name}` fails {here}: {type(error).__name__}: {text} "
-                "Call it by hand with the same arguments (under numpyro.handlers.seed) to see where."
-            ) from error
-
-
-def feasible(site: Any) -> Any:
-    """Give a continuous latent some value of the right shape inside its support, without a key."""
-    if site["value"] is not None or site["type"] not in ("sample", "plate"):
-        return None
-    if site["type"] == "plate":
-        return jnp.arange(site["args"][1])
-    fn = site["fn"]
-    if is_discrete(fn):
-        return None
-    shape = site["kwargs"].get("sample_shape", ()) + fn.shape()
-    try:
-        transform = numpyro.distributions.biject_to(fn.support)
-        return jnp.broadcast_to(transform(jnp.zeros(transform.inverse_shape(shape))), shape)
-    except NotImplementedError:
-        return jnp.zeros(shape)
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution's values are discrete."""
-    return bool(fn.support is not None and fn.support.is_discrete)
-
-
-def first_value(values: np.ndarray, fn: Any) -> jax.Array:
-    """Give the first support value, with a batch of ones that broadcasts as an enumerated value does."""
-    return jnp.asarray(values[0]).reshape((1,) * len(fn.batch_shape) + values.shape[1:])
-
-
-class _Sites(Messenger):
-    """Record every site's shapes; give each discrete latent its first value."""
-
-    def __init__(self) -> None:
-        self.sites: dict[str, dict[str, Any]] = {}
-        self.values: dict[str, np.ndarray] = {}
-        super().__init__()
-
-    def process_message(self, msg: Any) -> None:
-        if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
-            msg["kwargs"]["rng_key"] = jax.random.key(0)
-        if msg["type"] != "sample" or msg["is_observed"] or not is_discrete(msg["fn"]):
-            return
-        name, fn = msg["name"], msg["fn"]
-        if msg.get("_control_flow_done"):
-            raise InputError(
-                f"the discrete latent '{name}' is inside numpyro's `scan`, which cannot be summed out here: "
-                "write the loop in Python, over `numpyro.contrib.funsor.markov(range(...))`."
-            )
-        self.values[name] = support_values(name, fn)
-        value = first_value(self.values[name], fn)
-        msg["value"] = jnp.broadcast_to(value, fn.shape())
-
-    def postprocess_message(self, msg: Any) -> None:
-        if msg["type"] in ("sample", "plate"):
-            self.sites[msg["name"]] = dict(msg)
-
-
-def support_values(name: str, fn: Any) -> np.ndarray:
-    """Give the K support values of a discrete latent, (K, *event).
-
-    Raises
-    ------
-    InputError : the support is infinite, or not one table for the whole batch.
-    """
-    family = type(getattr(fn, "base_dist", fn)).__name__
-    if not fn.has_enumerate_support:
-        raise InputError(
-            f"the discrete latent '{name}' ~ {family} cannot be summed out: its support is not a finite list. "
-            f"Write it as a dist.Categorical over the values that matter (0, …, a bound) with {family}'s "
-            "probabilities, or observe it."
-        )
-    try:
-        with jax.ensure_compile_time_eval():
-            values = np.asarray(fn.enumerate_support(expand=False))
-    except (NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"the discrete latent '{name}' ~ {family} cannot be summed out: {error} "
-            "Put independent copies in a numpyro.plate instead of `to_event`, and give all the same support."
-        ) from error
-    return values.reshape(values.shape[:1] + values.shape[1 + len(fn.batch_shape) :])
-
-
-def _frames(site: Mapping[str, Any]) -> list[Any]:
-    return sorted((f for f in site["cond_indep_stack"] if f.dim is not None), key=lambda f: f.dim)
-
-
-def _batch_shape(site: Mapping[str, Any]) -> tuple[int, ...]:
-    value = jnp.shape(site["value"])
-    return jnp.broadcast_shapes(tuple(site["fn"].batch_shape), value[: len(value) - site["fn"].event_dim])
-
-
-def _read_latent(name: str, site: Mapping[str, Any], values: np.ndarray) -> Latent:
-    frames, batch = _frames(site), _batch_shape(site)
-    declared = {f.dim for f in frames}
-    for dim in range(-len(batch), 0):
-        if batch[dim] > 1 and dim not in declared:
-            raise InputError(
-                f"the discrete latent '{name}' has a batch dimension of {batch[dim]} (dimension {dim}) without "
-                f"a plate: draw it, and the data that hang on it, inside `with numpyro.plate(..., {batch[dim]}):`."
-            )
-    return Latent(tuple(f.name for f in frames), tuple(f.size for f in frames), values)
-
-
-def survey(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
-    """Run a program abstractly (no arithmetic) and list its sites.
-
-    Raises
-    ------
-    InputError : the program fails, or a discrete latent cannot be enumerated; the text names the site.
-    """
-    found: dict[str, Any] = {}
-
-    def run() -> list[Any]:
-        record = _Sites()
-        with handlers.block(), handlers.substitute(substitute_fn=feasible), record, tracing(program):
-            program(*args, **kwargs)
-        found["record"] = record
-        supports = {
-            name: site["fn"].support
-            for name, site in record.sites.items()
-            if site["type"] == "sample" and not site["is_observed"] and name not in record.values
-        }
-        leaves, found["supports"] = jax.tree.flatten(supports)
-        found["static"] = [None if isinstance(leaf, jax.core.Tracer) else leaf for leaf in leaves]
-        return [leaf for leaf in leaves if isinstance(leaf, jax.core.Tracer)]
-
-    traced = jax.eval_shape(run)
-    # Bounds that the program computes are had by running it; XLA leaves out everything else.
-    computed = iter(jax.jit(run)() if traced else [])
-    static = [next(computed) if leaf is None else leaf for leaf in found["static"]]
-    supports = jax.tree.unflatten(found["supports"], static)
-    return _read(found["record"], supports)
-
-
-def _read(record: _Sites, supports: Mapping[str, Any]) -> Survey:
-    parameters, latents, observed, scales = {}, {}, {}, {}
-    nesting = 0
-    for name, site in record.sites.items():
-        if site["type"] == "plate":
-            size, subsample = site["args"]
-            if subsample is not None and subsample != size:
-                scales[name] = size / subsample
-            continue
-        nesting = max([nesting, len(_batch_shape(site)), *(-f.dim for f in _frames(site))])
-        if name in record.values:
-            latents[name] = _read_latent(name, site, record.values[name])
-        elif site["is_observed"]:
-            observed[name] = jnp.shape(site["value"])
-        else:
-            parameters[name] = Parameter(jnp.shape(site["value"]), supports[name])
-    return Survey(parameters, latents, observed, nesting, scales)
-
-
-def depends_on(jaxpr: Any) -> list[frozenset[int]]:
-    """Give, for each output of a jaxpr, the positions of the inputs that it is computed from."""
-    sources: dict[Any, frozenset[int]] = {v: frozenset([i]) for i, v in enumerate(jaxpr.invars)}
-
-    def of(var: Any) -> frozenset[int]:
-        return frozenset() if isinstance(var, Literal) else sources.get(var, frozenset())
-
-    for eqn in jaxpr.eqns:
-        joined = frozenset().union(*map(of, eqn.invars))
-        sources.update(dict.fromkeys(eqn.outvars, joined))
-    return [of(var) for var in jaxpr.outvars]
-
-
 def describe(program: Program, *args: Any, **kwargs: Any) -> Structure:
     """Read a program's parameters, discrete latents, data sites and units of likelihood, without running it.
 
@@ -284,7 +42,7 @@ def describe(program: Program, *args: Any, **kwargs: Any) -> Structure:
     sites = survey(program, args, kwargs)
     if not sites.latents:
         return Structure(sites.parameters, {}, sites.observed, {name: (name,) for name in sites.observed})
-    from triptych.inference.enumeration import analyse
+    from triptych.inference.plan import analyse
 
     plan = analyse(program, args, kwargs, sites, LARGEST_TABLE)
     parameters = {

@@ -1,0 +1,84 @@
+"""Enumerated factors summed and multiplied out by funsor (import this lazily)."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import funsor
+import funsor.ops
+import funsor.optimizer
+import funsor.sum_product
+import jax
+import jax.numpy as jnp
+
+from triptych.inference.enumeration import Factor
+from triptych.inference.survey import Survey
+from triptych.models.errors import InputError
+
+__all__ = ["check_size", "eliminate"]
+
+
+def _tensor(factor: Factor) -> funsor.Tensor:
+    inputs = OrderedDict((name, funsor.Bint[size]) for name, size in factor.axes.items())
+    return funsor.Tensor(factor.table, inputs, "real")
+
+
+def eliminate(
+    factors: Sequence[Factor],
+    sites: Survey,
+    keep: Sequence[str] = (),
+    scales: Mapping[str, float] | None = None,
+) -> jax.Array:
+    """Sum the latents and multiply the plates out of factors: log Π_plates Σ_z exp Σ factors, in nats.
+
+    Parameters
+    ----------
+    factors : log probabilities.
+    keep : plates that stay, in this order, as the axes of the answer.
+    scales : plate → power its product is raised to (subsampling).
+    """
+    plates = frozenset(name for factor in factors for name in factor.axes if name not in sites.latents)
+    every = plates | frozenset(name for factor in factors for name in factor.latents)
+    with funsor.interpretations.lazy:
+        lazy = funsor.sum_product.sum_product(
+            funsor.ops.logaddexp,
+            funsor.ops.add,
+            [_tensor(factor) for factor in factors],
+            eliminate=every - frozenset(keep),
+            plates=plates,
+            plate_to_scale=dict(scales or {}),
+        )
+    result: Any = funsor.optimizer.apply_optimizer(lazy)
+    # An answer that does not vary over a plate comes back without its axis.
+    order = OrderedDict((name, result.inputs[name]) for name in keep if name in result.inputs)
+    shape = [result.inputs[name].size if name in result.inputs else 1 for name in keep]
+    return jnp.reshape(result.align(tuple(order)).data, shape)
+
+
+def check_size(factors: Sequence[Factor], sites: Survey, largest: int) -> None:
+    """Refuse tables too large to fill, found by tracing the elimination without running it.
+
+    Raises
+    ------
+    InputError : names the latents of the largest table, and the ways out.
+    """
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(factor.table), factor.table.dtype) for factor in factors]
+    entries = max(math.prod(shape.shape) for shape in shapes)
+    widest = max(factors, key=lambda factor: math.prod(factor.axes.values()))
+    if entries <= largest:
+
+        def run(tables: Sequence[jax.Array]) -> jax.Array:
+            return eliminate([f._replace(table=t) for f, t in zip(factors, tables, strict=True)], sites)
+
+        steps = jax.make_jaxpr(run)(shapes).jaxpr.eqns
+        entries = max([entries, *(math.prod(v.aval.shape) for step in steps for v in step.outvars)])
+    if entries > largest:
+        sizes = ", ".join(f"'{name}' ({sites.latents[name].size} values)" for name in widest.latents)
+        raise InputError(
+            f"summing out the discrete latents {sizes} needs a table of {entries:.2g} entries, above the "
+            f"limit of {largest:.2g}. Use fewer values or rows, separate latents that need not meet, or "
+            "raise the limit: marginal(program, largest_table=...)."
+        )
