@@ -155,12 +155,15 @@ def _transformed(x: np.ndarray, columns: list[str], settings: DataSettings) -> n
 
 def _simulated(config: Config, wanted: Simulation, program: Callable[..., Any]) -> Data:
     """Draw the data from the program: those of its sites that are named like its positional parameters."""
-    from triptych.models import simulate
+    from triptych.models import InputError, simulate
 
     sizes = {k: v for k, v in (("rows", wanted.rows), ("columns", wanted.columns)) if v is not None}
-    parameters = {
-        name: np.asarray(value, dtype=config.precision) for name, value in wanted.parameters.items()
-    }
+    parameters = {}
+    for site, value in wanted.parameters.items():
+        try:
+            parameters[site] = np.asarray(value, dtype=float)
+        except (TypeError, ValueError):
+            refuse(f"data.simulate.parameters.{site}: {value!r} is no array of numbers.")
     key = key_for(config.seed, "data")
     try:
         if hasattr(program, "simulate"):
@@ -176,8 +179,11 @@ def _simulated(config: Config, wanted: Simulation, program: Callable[..., Any]) 
                 )
             arrays = tuple(sites[name] for name in named)
             truth = {name: value for name, value in sites.items() if name not in named}
-    except (TypeError, KeyError) as error:
-        refuse(f"data.simulate: the program cannot be called with {sizes}: {' '.join(str(error).split())}.")
+    except InputError:
+        raise
+    except Exception as error:  # the user's program may raise anything
+        said = " ".join(str(error).split())
+        refuse(f"data.simulate: the program, called with {sizes}, raises {type(error).__name__}: {said}.")
     args = tuple(np.asarray(array).astype(config.precision) for array in arrays)
     width = args[0].shape[1] if args[0].ndim > 1 else 1
     return Data(

@@ -56,10 +56,11 @@ class Bars:
         """Open the bar of a fit; it moves to and fro until the fit tells how far it is."""
         self._task = self._bars.add_task(f"{escape(name)} ({method})", total=None, said="")
 
-    def step(self, done: int, total: int, text: str = "") -> None:
+    def step(self, done: int, total: int, value: Any = None) -> None:
         """Move the bar."""
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, said=escape(text))
+            said = f"{value:.3f}" if isinstance(value, float) else escape(str(value or ""))
+            self._bars.update(self._task, completed=done, total=total, said=said)
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
         """Close the bar and leave a line."""
@@ -126,7 +127,8 @@ def show_verdict(verdict: Verdict, directory: Path, tolerance: float) -> None:
         )
         console.print(f"{directory}: the same, {verdict.compared} quantities {how}.", soft_wrap=True)
     else:
-        table = Table(title=f"{directory}: not the same", title_justify="left")
+        console.print(f"{directory}: not the same.", soft_wrap=True)
+        table = Table()
         for heading in ("fit", "quantity", "recorded", "again", "relative"):
             table.add_column(heading, justify="left" if heading in ("fit", "quantity") else "right")
         for d in verdict.differences:

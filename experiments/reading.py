@@ -99,9 +99,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         refuse(f"{path} cannot be read: {error.strerror}.")
     if not isinstance(document, dict):
-        refuse(
-            f"{path} is not a config: expected keys such as name, data, model, fits, found {_kind(document)}."
-        )
+        refuse(f"{path} is not a config: it needs keys such as name, model and fits, not {_kind(document)}.")
     return document
 
 

@@ -38,8 +38,8 @@ class Progress(Protocol):
     def start(self, name: str, method: str) -> None:
         """Say that a fit starts."""
 
-    def step(self, done: int, total: int, text: str = "") -> None:
-        """Say how far the fit is."""
+    def step(self, done: int, total: int, value: Any = None) -> None:
+        """Say how far the fit is, and its objective where it has one."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
         """Say how a fit ended, or that it was kept from before."""
@@ -51,7 +51,7 @@ class Silent:
     def start(self, name: str, method: str) -> None:
         """Say nothing."""
 
-    def step(self, done: int, total: int, text: str = "") -> None:
+    def step(self, done: int, total: int, value: Any = None) -> None:
         """Say nothing."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:

@@ -140,10 +140,16 @@ class EMSettings(Settings):
     """Number of starts; the best is kept."""
     tol: Annotated[float, Field(ge=0)] = 1e-6
     """Stop when the gain still to come is below this, in nats (0: run all steps)."""
-    max_steps: Annotated[int, Field(ge=0)] = 10_000
+    max_steps: PositiveInt = 10_000
     """Most steps a start may take."""
-    init: str = "portfolio"
-    """How the starts are drawn."""
+    starts: Literal["portfolio", "k-means++", "random_rows", "random_responsibilities", "k-means", "ward"] = (
+        "portfolio"
+    )
+    """How the starts are drawn: in all ways, or in one of them."""
+    update: Literal["em", "fixed_point", "gradient"] = "em"
+    """Regression only: how the precisions are updated."""
+    draws: Annotated[int, Field(ge=0)] = 1000
+    """Draws from the Laplace approximation at the optimum (0: none)."""
 
 
 class SVISettings(Settings):
