@@ -141,8 +141,15 @@ def in_batches(function: Callable[[Any], Any], samples: Any, batch: int = BATCH)
     -------
     tree of NumPy arrays (S, …).
     """
+    leaves = jax.tree.leaves(samples)
+    count = len(leaves[0]) if leaves else 0
+    batch = max(1, min(batch, count))
+    # Whole batches only: a remainder would be compiled a second time.
+    padded = -(-count // batch) * batch
+    index = np.minimum(np.arange(padded), max(count - 1, 0))
     mapped = jax.jit(lambda tree: jax.lax.map(function, tree, batch_size=batch))
-    return jax.tree.map(np.asarray, mapped(jax.tree.map(jnp.asarray, samples)))
+    values = mapped(jax.tree.map(lambda value: jnp.asarray(np.asarray(value)[index]), samples))
+    return jax.tree.map(lambda value: np.asarray(value)[:count], values)
 
 
 def pointwise(
@@ -190,15 +197,20 @@ def observed(
     from numpyro import handlers
 
     source = getattr(program, "program", program)
-    with matching_precision(args, dict(kwargs)):
+
+    def values() -> dict[str, Any]:
         trace = handlers.trace(handlers.seed(source, jax.random.key(0))).get_trace(*args, **kwargs)
         return {
-            name: np.asarray(site["value"])
+            name: site["value"]
             for name, site in trace.items()
             if site["type"] == "sample"
             and site["is_observed"]
             and not isinstance(site["fn"], numpyro.distributions.Unit)
         }
+
+    with matching_precision(args, dict(kwargs)):
+        # Compiled as one program, from which XLA drops the draws that no observed value needs.
+        return jax.tree.map(np.asarray, jax.jit(values)())
 
 
 def assemble(

@@ -140,7 +140,7 @@ class EM:
                 start = self._choose(kernel, first, second)
             else:
                 given = kernel.inward(parameters)
-                start = Start({k: v[None] for k, v in given.items()}, ("given",))
+                start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
             run = self._climb(kernel, start, progress)
             return assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
 
@@ -161,7 +161,9 @@ class EM:
             block=SHORT_STEPS,
         )
         order = _best_distinct(short.objective, self.restarts)
-        return Start(_at(short.parameters, order), tuple(start.recipes[index] for index in order))
+        history = tuple(short.traces[index] for index in order) if small is kernel else ()
+        recipes = tuple(start.recipes[index] for index in order)
+        return Start(_at(short.parameters, order), recipes, history)
 
     def _climb(self, kernel: Kernel, start: Start, progress: Progress | None) -> Run:
         work = kernel.count * sum(leaf.size for leaf in jax.tree.leaves(start.parameters))
@@ -185,7 +187,7 @@ class EM:
 
 
 def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
-    return {name: value[index] for name, value in parameters.items()}
+    return {name: np.asarray(value)[index] for name, value in parameters.items()}
 
 
 def _best_distinct(objective: np.ndarray, number: int) -> np.ndarray:

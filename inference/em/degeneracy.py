@@ -15,12 +15,14 @@ NARROW = 1e-4  # relative eigenvalue below which a component of few rows counts 
 SAME = 1e-3  # distance, in nats of symmetric Kullback–Leibler divergence, of two components called one
 
 
-def findings(problem: MixtureProblem, parameters: Parameters, counts: np.ndarray) -> tuple[Finding, ...]:
+def findings(
+    problem: MixtureProblem, parameters: Parameters, counts: np.ndarray, natural: np.ndarray
+) -> tuple[Finding, ...]:
     """Look at every component of a fitted mixture.
 
     Parameters
     ----------
-    counts : (K,) effective rows of each component, n_k.
+    counts : (K,) effective rows of each component, n_k. natural : (F, K), η.
     """
     family = problem.family
     found = [
@@ -33,7 +35,7 @@ def findings(problem: MixtureProblem, parameters: Parameters, counts: np.ndarray
     ]
     if isinstance(family, GaussianFamily) and family.known is None:
         found += _collapsed(family, problem, parameters, counts)
-    found += _doubled(problem, parameters, counts)
+    found += _doubled(natural, counts)
     return tuple(found)
 
 
@@ -69,9 +71,8 @@ def _collapsed(
     return found
 
 
-def _doubled(problem: MixtureProblem, parameters: Parameters, counts: np.ndarray) -> list[Finding]:
-    natural = np.asarray(problem.family.natural(parameters))
-    natural = natural[1:].T - natural[1:].T.mean(axis=0)
+def _doubled(natural: np.ndarray, counts: np.ndarray) -> list[Finding]:
+    natural = natural[1:].T  # without log π_k: two components of different weight are still one
     found = []
     for first in range(len(counts)):
         for second in range(first + 1, len(counts)):

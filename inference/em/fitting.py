@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import xarray as xr
 
-from triptych.inference.em.kernel import Kernel, Start
+from triptych.inference.em.kernel import Kernel, Review, Start
 from triptych.inference.em.loop import Run
 from triptych.inference.em.posterior import laplace_posterior
 from triptych.inference.fit import Fit
@@ -45,20 +45,21 @@ def assemble_fit(
             "rescale the columns, or use objective='map'."
         )
     natural = kernel.outward(parameters)
-    found = [say(finding) for finding in kernel.findings(parameters)]
+    reviews = kernel.review(run.parameters)
+    found = [say(finding) for finding in reviews[best].findings]
     if not status.ok:
         found.append(say(Finding(status.name, status.value)))
     tree, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
     found += [say(finding) for finding in more]
-    tree["restarts"] = xr.DataTree(landscape(kernel, start, run))
+    tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
     return Fit(
         method="em",
         model=kernel.model,
         status=status,
         seconds=watch.seconds,
         parameters=natural,
-        log_likelihood=kernel.log_likelihood(parameters),
-        objective=run.traces[best],
+        log_likelihood=reviews[best].log_likelihood,
+        objective=np.concatenate([*start.history[best : best + 1], run.traces[best]]),
         data=tree,
         evidence=evidence,
         findings=tuple(found),
@@ -74,13 +75,10 @@ def assemble_fit(
     )
 
 
-def landscape(kernel: Kernel, start: Start, run: Run) -> xr.Dataset:
+def landscape(start: Start, run: Run, reviews: Sequence[Review]) -> xr.Dataset:
     """Every end point: objective (nats), gap to the best, steps, recipe of the start, status, gain to come, collapse."""
-    index = range(len(run.objective))
-    collapsed = [
-        any(finding.code in ("COLLAPSED_COMPONENT", "EMPTY_COMPONENT") for finding in kernel.findings(point))
-        for point in ({name: value[i] for name, value in run.parameters.items()} for i in index)
-    ]
+    degenerate = {"COLLAPSED_COMPONENT", "EMPTY_COMPONENT"}
+    collapsed = [any(finding.code in degenerate for finding in review.findings) for review in reviews]
     top = run.objective[_best(run)]
     return xr.Dataset(
         {

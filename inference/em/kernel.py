@@ -14,7 +14,7 @@ from triptych.inference.em.loop import Problem
 from triptych.inference.status import Finding
 from triptych.models.errors import InputError
 
-__all__ = ["Call", "Kernel", "Start", "bind", "has_kernel"]
+__all__ = ["Call", "Kernel", "Review", "Start", "bind", "has_kernel"]
 
 
 class Call(NamedTuple):
@@ -28,10 +28,21 @@ class Call(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Starting points stacked along axis 0, in the kernel's own units, and the recipe of each."""
+    """Starting points stacked along axis 0, in the kernel's own units, and the recipe of each.
+
+    `history` holds the objectives (nats) of the short runs that led to them, where those were on all rows.
+    """
 
     parameters: Parameters
     recipes: tuple[str, ...]
+    history: tuple[np.ndarray, ...] = ()
+
+
+class Review(NamedTuple):
+    """A point looked at: log p(x | θ) in nats, the data's units, and what is degenerate there, by component."""
+
+    log_likelihood: float
+    findings: tuple[Finding, ...]
 
 
 class Kernel(Protocol):
@@ -76,12 +87,8 @@ class Kernel(Protocol):
         """The step's parameters in the user's units."""
         ...
 
-    def log_likelihood(self, parameters: Parameters) -> float:
-        """log p(x | θ) in nats, the data's units, latents summed or integrated out."""
-        ...
-
-    def findings(self, parameters: Parameters) -> Sequence[Finding]:
-        """What is degenerate at these parameters, by component."""
+    def review(self, parameters: Parameters) -> Sequence[Review]:
+        """Look at points stacked along axis 0: the log-likelihood and what is degenerate at each."""
         ...
 
 

@@ -82,17 +82,17 @@ def climb(
     count, epsilon : rows and machine precision, for the rounding error of the objective.
     block : steps between two looks of the host. progress : called with (steps done, best objective).
     """
-    rule = Rule(jnp.asarray(tolerance), jnp.asarray(count, jnp.float64), jnp.asarray(epsilon))
+    rule = Rule(*(np.float64(value) for value in (tolerance, count, epsilon)))
     state = begin(starts)
     blocks: list[np.ndarray] = []
     done_steps = 0
-    while done_steps < max_steps and not bool(jnp.all(state.done > 0)):
-        limit = jnp.asarray(min(block, max_steps - done_steps))
+    while done_steps < max_steps and not np.all(np.asarray(state.done) > 0):
+        limit = np.int32(min(block, max_steps - done_steps))
         state, objectives = advance(problem, state, rule, limit, size=block)
         blocks.append(np.asarray(objectives))
         done_steps += block
         if progress is not None:
-            progress(min(done_steps, max_steps), float(jnp.nanmax(state.objective)))
+            progress(min(done_steps, max_steps), float(np.nanmax(np.asarray(state.objective))))
     steps = np.asarray(state.steps)
     trace = np.concatenate(blocks) if blocks else np.empty((0, len(steps)))
     return Run(
@@ -101,21 +101,28 @@ def climb(
         status=[STATUSES[code] for code in np.asarray(state.done)],
         steps=steps,
         traces=[trace[:number, index] for index, number in enumerate(steps)],
-        to_come=np.asarray(jax.vmap(gain_to_come)(state.gains)),
+        to_come=np.asarray(_gains_to_come(state.gains)),
     )
 
 
 def begin(starts: Parameters) -> LoopState:
-    """Build the state before the first step."""
+    """Build the state before the first step (by NumPy: nothing to compile)."""
     number = len(next(iter(starts.values())))
-    return LoopState(
-        parameters=dict(starts),
-        best=dict(starts),
-        objective=jnp.full(number, -jnp.inf),
-        gains=jnp.full((number, HISTORY), jnp.nan),
-        done=jnp.zeros(number, jnp.int32),
-        steps=jnp.zeros(number, jnp.int32),
+    parameters = {name: np.asarray(value, np.float64) for name, value in starts.items()}
+    state = LoopState(
+        parameters=parameters,
+        best=parameters,
+        objective=np.full(number, -np.inf),
+        gains=np.full((number, HISTORY), np.nan),
+        done=np.zeros(number, np.int32),
+        steps=np.zeros(number, np.int32),
     )
+    return jax.tree.map(jnp.asarray, state)
+
+
+@jax.jit
+def _gains_to_come(gains: Array) -> Array:
+    return jax.vmap(gain_to_come)(gains)
 
 
 @partial(jax.jit, static_argnames=("size",))

@@ -20,9 +20,8 @@ from triptych.inference.em.bernoulli import BernoulliFamily, BernoulliHyper
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.fold import MixtureProblem, collect_totals, fold
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
-from triptych.inference.em.kernel import Call, Kernel, Start, bind
-from triptych.inference.em.starts import mixture_starts
-from triptych.inference.status import Finding
+from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
+from triptych.inference.em.starts import generator, mixture_starts
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
@@ -59,8 +58,7 @@ class MixtureKernel:
         total = self.problem.rows.shape[0]
         if total <= rows:
             return self
-        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        chosen = np.sort(np.random.default_rng(seed).choice(total, rows, replace=False))
+        chosen = np.sort(generator(key).choice(total, rows, replace=False))
         weights = None if self.problem.weights is None else self.problem.weights[chosen]
         problem = dataclasses.replace(self.problem, rows=self.problem.rows[chosen], weights=weights)
         problem = dataclasses.replace(problem, totals=collect_totals(problem))
@@ -71,25 +69,25 @@ class MixtureKernel:
         missing = [name for name in self.support if name not in parameters]
         if missing:
             raise InputError(f"`parameters` lacks {', '.join(missing)}: give a start for every site.")
-        given = {name: jnp.asarray(parameters[name], jnp.float64) for name in self.support}
+        given = {name: np.asarray(parameters[name], np.float64) for name in self.support}
         return self._rescale(given, -self.centre / self.scale, 1.0 / self.scale)
 
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
         """Give parameters in the data's units."""
-        moved = self._rescale(parameters, self.centre, self.scale)
-        return {name: np.asarray(value) for name, value in moved.items()}
+        return self._rescale(
+            {name: np.asarray(value) for name, value in parameters.items()}, self.centre, self.scale
+        )
 
-    def log_likelihood(self, parameters: Parameters) -> float:
-        """Σ_n w_n log p(x_n | θ) in nats, the data's units."""
-        _, value = jax.jit(fold)(self.problem, parameters)
-        return float(value) + self.jacobian
+    def review(self, parameters: Parameters) -> Sequence[Review]:
+        """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
+        values, counts, naturals = (np.asarray(leaf) for leaf in _look(self.problem, parameters))
+        points = [{k: np.asarray(v)[i] for k, v in parameters.items()} for i in range(len(values))]
+        return [
+            Review(float(value) + self.jacobian, degeneracy.findings(self.problem, point, count, natural))
+            for value, point, count, natural in zip(values, points, counts, naturals, strict=True)
+        ]
 
-    def findings(self, parameters: Parameters) -> Sequence[Finding]:
-        """Name the components that collapsed, emptied or coincide."""
-        statistics, _ = jax.jit(fold)(self.problem, parameters)
-        return degeneracy.findings(self.problem, parameters, np.asarray(statistics.sums[0]))
-
-    def _rescale(self, parameters: Parameters, shift: np.ndarray, scale: np.ndarray) -> Parameters:
+    def _rescale(self, parameters: Mapping[str, np.ndarray], shift: Any, scale: np.ndarray) -> dict[str, Any]:
         moved = dict(parameters)
         if "means" in moved:
             moved["means"] = parameters["means"] * scale + shift
@@ -97,6 +95,17 @@ class MixtureKernel:
             factor = _covariance_factor(getattr(self.problem.family, "covariance", ""), scale)
             moved["covariances"] = parameters["covariances"] * factor
         return moved
+
+
+@jax.jit
+def _look(problem: MixtureProblem, parameters: Parameters) -> tuple[Any, Any, Any]:
+    """Log-likelihoods (R,), effective counts (R, K) and natural parameters (R, F, K) of stacked points."""
+
+    def one(point: Parameters) -> tuple[Any, Any, Any]:
+        statistics, value = fold(problem, point)
+        return value, statistics.sums[0], problem.family.natural(point)
+
+    return jax.vmap(one)(parameters)
 
 
 def _covariance_factor(covariance: str, scale: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from triptych.inference.em.family import Parameters
-from triptych.inference.em.kernel import Call, Kernel, Start, bind
+from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
 from triptych.inference.em.regression import (
     CAP,
     STEPS,
@@ -21,6 +22,7 @@ from triptych.inference.em.regression import (
     decompose,
     evidence,
 )
+from triptych.inference.em.starts import generator
 from triptych.inference.status import Finding
 from triptych.models.errors import InputError
 from triptych.models.linear_regression import BayesianLinearRegression
@@ -49,11 +51,11 @@ class RegressionKernel:
         """Start from λ and β between a flat line and a perfect fit: the evidence can have two tops."""
         if init != "portfolio":
             raise InputError(f"`init={init!r}` is for mixtures: a regression starts from 'portfolio'.")
-        moments = self.problem.moments
-        variance = (jnp.sum(moments.projected**2) + moments.residual) / moments.rows
-        unit = jnp.sum(moments.singular**2) / moments.rows / variance  # of λ
-        explained = jnp.linspace(0.05, 0.95, number)
-        jitter = jnp.exp(0.1 * jax.random.normal(key, (2, number), jnp.float64))
+        moments = jax.tree.map(np.asarray, self.problem.moments)
+        variance = (np.sum(moments.projected**2) + moments.residual) / moments.rows
+        unit = np.sum(moments.singular**2) / moments.rows / variance  # of λ
+        explained = np.linspace(0.05, 0.95, number)
+        jitter = np.exp(0.1 * generator(key).standard_normal((2, number)))
         noise = jitter[0] / (variance * (1.0 - explained))
         precision = jitter[1] * unit / explained
         return Start({"lambda": precision, "beta": noise}, ("explained share",) * number)
@@ -86,21 +88,26 @@ class RegressionKernel:
         shrink = (1.0 / total - 1.0 / precision) * self.rotation
         return mean, np.eye(len(self.rotation)) / precision + shrink @ self.rotation.T
 
-    def log_likelihood(self, parameters: Parameters) -> float:
-        """Log evidence log p(y | λ, β, b) in nats, w integrated out."""
-        return float(evidence(self.problem.moments, parameters["lambda"], parameters["beta"]))
+    def review(self, parameters: Parameters) -> Sequence[Review]:
+        """Give the log evidence, w integrated out; say when the weights vanished or the fit is perfect."""
+        values = np.asarray(_evidences(self.problem, parameters))
+        precisions, noises = np.asarray(parameters["lambda"]), np.asarray(parameters["beta"])
+        hyper, reviews = self.problem.hyper, []
+        for value, precision, noise in zip(values, precisions, noises, strict=True):
+            found = []
+            if precision >= float(hyper.lambda_cap) * 0.99:
+                text = "λ grew without bound: the columns explain nothing of y, and w is 0. Check the columns and y."
+                found.append(Finding("WEIGHTS_VANISH", text))
+            if noise >= float(hyper.beta_cap) * 0.99:
+                text = "β grew without bound: the columns fit y perfectly. Use objective='map', or fewer columns."
+                found.append(Finding("PERFECT_FIT", text))
+            reviews.append(Review(float(value), tuple(found)))
+        return reviews
 
-    def findings(self, parameters: Parameters) -> Sequence[Finding]:
-        """Say when the weights vanished or the fit is perfect."""
-        found = []
-        hyper = self.problem.hyper
-        if float(parameters["lambda"]) >= float(hyper.lambda_cap) * 0.99:
-            text = "λ grew without bound: the columns explain nothing of y, and w is 0. Check the columns and y."
-            found.append(Finding("WEIGHTS_VANISH", text))
-        if float(parameters["beta"]) >= float(hyper.beta_cap) * 0.99:
-            text = "β grew without bound: the columns fit y perfectly. Use objective='map', or fewer columns."
-            found.append(Finding("PERFECT_FIT", text))
-        return found
+
+@jax.jit
+def _evidences(problem: RegressionProblem, parameters: Parameters) -> Any:
+    return jax.vmap(partial(evidence, problem.moments))(parameters["lambda"], parameters["beta"])
 
 
 @bind.register

@@ -21,7 +21,7 @@ from triptych.inference.em.gaussian import GaussianFamily
 from triptych.inference.em.kernel import Start
 from triptych.models.errors import InputError
 
-__all__ = ["RECIPES", "mixture_starts"]
+__all__ = ["RECIPES", "generator", "mixture_starts"]
 
 RECIPES = ("k-means++", "random_rows", "random_responsibilities", "k-means", "ward")
 WARD_ROWS = 2000
@@ -42,38 +42,46 @@ def mixture_starts(key: jax.Array, problem: MixtureProblem, number: int, init: s
         recipes = [init] * number
     else:
         raise InputError(f"`init` is {init!r}: choose 'portfolio' or one of {', '.join(map(repr, RECIPES))}.")
-    rows = np.asarray((problem.rows - problem.centre) * problem.inverse_scale)
-    keys = jax.random.split(key, number)
-    seeds = np.asarray(jax.vmap(lambda one: jax.random.randint(one, (), 0, 2**31 - 1))(keys))
-    points = [_one(recipe, rows, int(seed), problem) for recipe, seed in zip(recipes, seeds, strict=True)]
-    return Start(jax.tree.map(lambda *leaves: jnp.stack(leaves), *points), tuple(recipes))
+    rows = np.asarray(problem.rows)
+    rows = (rows - np.asarray(problem.centre)) * np.asarray(problem.inverse_scale)
+    random = generator(key)
+    points: list[Any] = [None] * number
+    tables = np.empty((number, len(rows), problem.family.components), rows.dtype)
+    for index, recipe in enumerate(recipes):
+        if recipe == "random_rows":
+            points[index] = _around(rows, problem, random)
+        tables[index] = _table(recipe, rows, problem.family.components, random)
+    stacked = {k: np.array(v) for k, v in _from_responsibilities(problem, jnp.asarray(tables)).items()}
+    for index, point in enumerate(points):
+        for name, value in (point or {}).items():
+            stacked[name][index] = value
+    return Start(stacked, tuple(recipes))
 
 
-def _one(recipe: str, rows: np.ndarray, seed: int, problem: MixtureProblem) -> Parameters:
-    components = problem.family.components
-    generator = np.random.default_rng(seed)
-    if recipe == "random_rows":
-        distinct = np.unique(rows[generator.permutation(len(rows))[: 50 * components]], axis=0)
-        if len(distinct) >= components:
-            return _around(generator.permutation(distinct)[:components], rows, problem)
-        recipe = "random_responsibilities"
-    if recipe == "random_responsibilities":
-        table = generator.dirichlet(np.ones(components), size=len(rows))
-        return _from_responsibilities(problem, jnp.asarray(table, rows.dtype))
-    labels = _labels(recipe, rows, components, seed, generator)
-    return _from_labels(problem, jnp.asarray(labels))
+def generator(key: jax.Array) -> np.random.Generator:
+    """Make NumPy's generator from a JAX key, without compiling anything."""
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return np.random.default_rng(np.asarray(data).ravel())
 
 
-def _labels(recipe: str, rows: np.ndarray, components: int, seed: int, generator: Any) -> np.ndarray:
+def _table(recipe: str, rows: np.ndarray, components: int, random: np.random.Generator) -> np.ndarray:
+    """Responsibilities (n, K): random, or certain where the recipe is a clustering."""
+    if recipe in ("random_responsibilities", "random_rows"):
+        return random.dirichlet(np.ones(components), size=len(rows))
+    return np.eye(components)[_labels(recipe, rows, components, random)]
+
+
+def _labels(recipe: str, rows: np.ndarray, components: int, random: np.random.Generator) -> np.ndarray:
     """Cluster the rows by a recipe of scikit-learn's."""
     from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
 
+    seed = int(random.integers(2**31))
     if recipe == "k-means":
-        return KMeans(components, n_init=1, random_state=seed % 2**31).fit(rows).labels_
+        return KMeans(components, n_init=1, random_state=seed).fit(rows).labels_
     if recipe == "k-means++":
-        centres, _ = kmeans_plusplus(rows, components, random_state=seed % 2**31)
+        centres, _ = kmeans_plusplus(rows, components, random_state=seed)
         return _nearest(rows, centres)
-    chosen = generator.choice(len(rows), min(len(rows), WARD_ROWS), replace=False)
+    chosen = random.choice(len(rows), min(len(rows), WARD_ROWS), replace=False)
     if len(chosen) <= components:
         return np.arange(len(rows)) % components
     labels = AgglomerativeClustering(components).fit_predict(rows[chosen])
@@ -84,35 +92,35 @@ def _nearest(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.argmin(np.sum(centres**2, axis=1) - 2.0 * rows @ centres.T, axis=1)
 
 
-def _around(points: np.ndarray, rows: np.ndarray, problem: MixtureProblem) -> Parameters:
-    """Equal components centred on given rows, as wide as K of them fill the data."""
+def _around(rows: np.ndarray, problem: MixtureProblem, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Equal components centred on K distinct rows drawn at random, as wide as K of them fill the data."""
     family = problem.family
-    weights = jnp.full(family.components, 1.0 / family.components)
+    drawn = rows[random.permutation(len(rows))[: 50 * family.components]]
+    points = random.permutation(np.unique(drawn, axis=0))[: family.components]
+    if len(points) < family.components:  # rows repeated so often that the draw missed some: random table instead
+        return {}
+    weights = np.full(family.components, 1.0 / family.components)
     if isinstance(family, BernoulliFamily):
         # Half way to the column means, so that no probability starts at 0 or 1.
-        probs = np.clip(0.5 * points + 0.5 * rows.mean(axis=0), 0.01, 0.99)
-        return {"weights": weights, "probs": jnp.asarray(probs, jnp.float64)}
+        return {"weights": weights, "probs": np.clip(0.5 * points + 0.5 * rows.mean(axis=0), 0.01, 0.99)}
     if not isinstance(family, GaussianFamily):
-        raise InputError(f"No way to start {type(family).__name__} around rows: use 'random_responsibilities'.")
-    parameters = {"weights": weights, "means": jnp.asarray(points, jnp.float64)}
+        return {}
+    parameters = {"weights": weights, "means": points}
     if family.known is None:
-        pooled = problem.hyper.pooled  # type: ignore[attr-defined]
-        each = pooled / family.components ** (2.0 / family.columns)
-        one = family.covariance == "tied"
-        parameters["covariances"] = each if one else jnp.stack([each] * family.components)
+        pooled = np.asarray(problem.hyper.pooled)  # type: ignore[attr-defined]
+        parameters["covariances"] = pooled / family.components ** (2.0 / family.columns)
     return parameters
 
 
 @jax.jit
-def _from_labels(problem: MixtureProblem, labels: Array) -> Parameters:
-    return _from_responsibilities(problem, jax.nn.one_hot(labels, problem.family.components))
-
-
-@jax.jit
-def _from_responsibilities(problem: MixtureProblem, table: Array) -> Parameters:
-    """One M-step from responsibilities (n, K)."""
+def _from_responsibilities(problem: MixtureProblem, tables: Array) -> Parameters:
+    """One M-step from each table of responsibilities (S, n, K)."""
     rows = (problem.rows - problem.centre) * problem.inverse_scale
-    if problem.weights is not None:
-        table = table * problem.weights[:, None]
-    sums = (problem.family.features(rows).T @ table.astype(rows.dtype)).astype(jnp.float64)
-    return m_step(problem.family, Statistics(sums, problem.totals), problem.hyper)
+    features = problem.family.features(rows)
+
+    def one(table: Array) -> Parameters:
+        weighted = table if problem.weights is None else table * problem.weights[:, None]
+        sums = (features.T @ weighted).astype(jnp.float64)
+        return m_step(problem.family, Statistics(sums, problem.totals), problem.hyper)
+
+    return jax.lax.map(one, tables)
