@@ -48,7 +48,6 @@ class BernoulliMixture:
     References
     ----------
     C. M. Bishop (2006), Pattern Recognition and Machine Learning, section 9.3.3.
-
     """
 
     components: int
@@ -77,7 +76,6 @@ class BernoulliMixture:
         Returns
         -------
         (N, D) the data, drawn or given.
-
         """
         if x is not None:
             rows, columns = table_shape(x)
@@ -89,11 +87,7 @@ class BernoulliMixture:
         weights = draw("weights", dist.Dirichlet(jnp.asarray(prior.concentration, dtype)))
         with numpyro.plate("components", self.components):
             probs = draw("probs", dist.Beta(a, b).expand([columns]).to_event(1))
-        if probs.shape[-1] != columns:
-            raise InputError(
-                f"`x` has {columns} columns, but `probs` has {probs.shape[-1]}: "
-                "give the columns that the model was fitted to."
-            )
+        validation.same_width("probs", probs, columns)
         with numpyro.plate("rows", rows):
             z = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
             return draw("x", dist.Bernoulli(probs[z]).to_event(1), obs=x)
@@ -118,7 +112,6 @@ class BernoulliMixture:
         Raises
         ------
         InputError : not a table of 0 and 1, or too few rows or distinct rows for K components.
-
         """
         array, names = validation.table(x)
         validation.binary(array, names)
@@ -149,7 +142,6 @@ class BernoulliMixture:
         -------
         x : (N, D), 0 and 1.
         latents : site → array: the parameters and `z` (N,).
-
         """
         rows = hyperparameters.whole_number("rows", rows)
         if columns is None:
@@ -170,7 +162,6 @@ def mixture_mean(weights: Any, probs: Any) -> Any:
     Returns
     -------
     (..., D)
-
     """
     return (weights[..., None] * probs).sum(-2)
 
@@ -190,7 +181,6 @@ def mixture_covariance(weights: Any, probs: Any) -> Any:
     Returns
     -------
     (..., D, D)
-
     """
     away = probs - mixture_mean(weights, probs)[..., None, :]
     between = (weights[..., None] * away).swapaxes(-1, -2) @ away

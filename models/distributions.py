@@ -26,10 +26,15 @@ class Flat(Distribution):
     Parameters
     ----------
     batch_shape : shape of independent copies.
-
+    dtype : of the zeros; `None`: JAX's default.
     """
 
-    def __init__(self, batch_shape: tuple[int, ...] = (), *, validate_args: bool | None = None) -> None:
+    pytree_aux_fields = ("dtype",)
+
+    def __init__(
+        self, batch_shape: tuple[int, ...] = (), dtype: Any = None, *, validate_args: bool | None = None
+    ) -> None:
+        self.dtype = dtype
         super().__init__(batch_shape, (), validate_args=validate_args)
 
     @property
@@ -40,7 +45,7 @@ class Flat(Distribution):
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Give zeros of shape `sample_shape + batch_shape`."""
         del key
-        return jnp.zeros(sample_shape + self.batch_shape)
+        return jnp.zeros(sample_shape + self.batch_shape, self.dtype)
 
     def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> jax.Array:
         """Give log 1 = 0 everywhere, in nats; the shape is the value's against the batch's."""

@@ -56,7 +56,6 @@ class GaussianMixture:
     ----------
     C. Fraley and A. E. Raftery (2007), Bayesian regularization for normal mixture estimation and model-based
     clustering, Journal of Classification 24, 155–181.
-
     """
 
     components: int
@@ -108,7 +107,6 @@ class GaussianMixture:
         Returns
         -------
         (N, D) the data, drawn or given.
-
         """
         if x is not None:
             rows, columns = table_shape(x)
@@ -123,11 +121,7 @@ class GaussianMixture:
         with numpyro.plate("components", self.components):
             roots = self._roots(self._covariances(prior) if shared is None else shared)
             means = draw("means", self._normal(prior.location, roots / jnp.sqrt(prior.mean_precision)))
-        if means.shape[-1] != len(prior.location):
-            raise InputError(
-                f"`x` has {len(prior.location)} columns, but `means` has {means.shape[-1]}: "
-                "give the columns that the model was fitted to."
-            )
+        validation.same_width("means", means, len(prior.location))
         with numpyro.plate("rows", rows):
             z = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
             return draw("x", self._normal(means[z], roots if tied else roots[z]), obs=x)
@@ -143,7 +137,6 @@ class GaussianMixture:
         Raises
         ------
         InputError : `location` or `spread` has another number of columns than the data.
-
         """
         K = self.components
         if x is not None:
@@ -166,8 +159,8 @@ class GaussianMixture:
         return GaussianMixturePrior(
             np.broadcast_to(concentration, (K,)),
             location,
-            np.asarray(self.mean_precision),
-            np.asarray(degrees_of_freedom),
+            np.float64(self.mean_precision),
+            np.float64(degrees_of_freedom),
             spread,
         )
 
@@ -183,7 +176,6 @@ class GaussianMixture:
         ------
         InputError : not a finite table of numbers, too few rows or distinct rows for K components, or columns
             for which a covariance cannot be had: constant, or (full, tied) linearly dependent.
-
         """
         array, names = validation.table(x)
         self.prior(None, columns=array.shape[1])
@@ -219,7 +211,6 @@ class GaussianMixture:
         -------
         x : (N, D).
         latents : site → array: the parameters and `z` (N,).
-
         """
         rows = hyperparameters.whole_number("rows", rows)
         if columns is None and parameters and "means" in parameters:
@@ -240,10 +231,14 @@ class GaussianMixture:
             known = jnp.square(jnp.asarray(self.scale, prior.location.dtype))
             return jnp.broadcast_to(known, (self.components,))
         if self.covariance in ("full", "tied"):
-            wishart = dist.InverseWishart(prior.degrees_of_freedom, scale_matrix=prior.spread)
-            return draw("covariances", wishart)
-        gamma = dist.InverseGamma(prior.degrees_of_freedom / 2, prior.spread / 2)
-        return draw("covariances", gamma.to_event(prior.spread.ndim))
+            fn = dist.InverseWishart(prior.degrees_of_freedom, scale_matrix=prior.spread)
+        else:
+            gamma = dist.InverseGamma(prior.degrees_of_freedom / 2, prior.spread / 2)
+            fn = gamma.to_event(prior.spread.ndim)
+        covariances = draw("covariances", fn)
+        if self.covariance != "spherical":
+            validation.same_width("covariances", covariances, len(prior.location))
+        return covariances
 
     def _roots(self, covariances: jax.Array) -> jax.Array:
         """Give standard deviations, (K, 1) or (K, D), or Cholesky factors, (K, D, D) or (D, D)."""

@@ -57,7 +57,6 @@ class BayesianLinearRegression:
     References
     ----------
     C. M. Bishop (2006), Pattern Recognition and Machine Learning, sections 3.3 to 3.5 (λ is his α).
-
     """
 
     intercept: bool = True
@@ -84,7 +83,6 @@ class BayesianLinearRegression:
         Returns
         -------
         (N,) the data, drawn or given.
-
         """
         N, D = table_shape(X, "X")
         if y is not None and np.shape(y) != (N,):
@@ -98,14 +96,10 @@ class BayesianLinearRegression:
         precision = draw("lambda", dist.Gamma(prior.lambda_shape, prior.lambda_rate))
         noise = draw("beta", dist.Gamma(prior.beta_shape, prior.beta_rate))
         w = draw("w", dist.Normal(0.0, 1 / jnp.sqrt(precision)).expand([D]).to_event(1))
-        if w.shape[-1] != D:
-            raise InputError(
-                f"`X` has {D} columns, but `w` has {w.shape[-1]}: "
-                "give the columns that the model was fitted to."
-            )
+        validation.same_width("w", w, D, "X")
         mean = X @ w
         if self.intercept:
-            mean = mean + draw("intercept", Flat())
+            mean = mean + draw("intercept", Flat(dtype=dtype))
         with numpyro.plate("rows", N):
             return draw("y", dist.Normal(mean, 1 / jnp.sqrt(noise)), obs=y)
 
@@ -116,14 +110,13 @@ class BayesianLinearRegression:
         ----------
         X : (N, D) design matrix.
         y : (N,) data, or `None`: variance 1.
-
         """
         target = 1.0 if y is None else _variance(y)
         return LinearRegressionPrior(
-            np.asarray(self.lambda_shape),
+            np.float64(self.lambda_shape),
             self.lambda_rate * target / _variance(X).mean(),
-            np.asarray(self.beta_shape),
-            np.asarray(self.beta_rate) * target,
+            np.float64(self.beta_shape),
+            np.float64(self.beta_rate) * target,
         )
 
     def validate(self, X: Any, y: Any = None, *, new: bool = False) -> tuple[np.ndarray, ...]:
@@ -139,7 +132,6 @@ class BayesianLinearRegression:
         ------
         InputError : not finite numbers, lengths that differ, a single row, a constant `y`, or a constant
             column beside an intercept.
-
         """
         array, names = validation.table(X, "X")
         target = None if y is None else validation.vector(y, "y", len(array), "X")
@@ -151,9 +143,7 @@ class BayesianLinearRegression:
             elif not np.any(np.ptp(array, axis=0) > 0):
                 raise InputError("Every column of `X` is constant: give at least one that varies.")
             if target is not None:
-                validation.varying_columns(
-                    target[:, None], ["y"], "there is nothing to explain", "the target"
-                )
+                validation.varying_columns(target[:, None], ["y"], "there is nothing to explain", "y")
         return (array,) if target is None else (array, target)
 
     def simulate(
@@ -179,7 +169,6 @@ class BayesianLinearRegression:
         -------
         (X, y) : (N, D) and (N,).
         latents : site → array.
-
         """
         design, draw = jax.random.split(key)
         if X is None:

@@ -41,7 +41,6 @@ def simulate(
     ------
     InputError : `parameters` names a site that the program does not have, or a value has the wrong shape
         or lies outside the support.
-
     """
     fixed = {site: np.asarray(value) for site, value in (parameters or {}).items()}
 

@@ -20,6 +20,7 @@ __all__ = [
     "enough_rows",
     "float64_unless_traced",
     "independent_columns",
+    "same_width",
     "table",
     "table_shape",
     "varying_columns",
@@ -41,6 +42,15 @@ def as_float(x: Any) -> jax.Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
 
+def same_width(site: str, value: Any, columns: int, name: str = "x") -> None:
+    """Check that the value of a site is for as many columns as the data have."""
+    if value.shape[-1] != columns:
+        raise InputError(
+            f"`{name}` has {columns} columns, but `{site}` has {value.shape[-1]}: "
+            "give the columns that the model was fitted to."
+        )
+
+
 def float64_unless_traced(x: Any) -> Any:
     """Give `x` as NumPy float64, so that a prior is exact; a traced array is left as it is."""
     return x if isinstance(x, Tracer) else np.asarray(x, np.float64)
@@ -54,7 +64,6 @@ def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
     Raises
     ------
     InputError : not two-dimensional, empty, not numbers, NaN or infinite (row and column named).
-
     """
     labels = getattr(x, "columns", None)
     array = _numbers(x, name, labels)
@@ -191,7 +200,8 @@ def _first_other(array: np.ndarray, labels: Any) -> str:
                 f"{axis} {labels[index] if axis == 'column' and labels is not None else index}"
                 for axis, index in zip(("row", "column"), place, strict=False)
             )
-            return f"{where} is {value!r}" if where else f"it is {value!r}"
+            shown = value.item() if isinstance(value, np.generic) else value
+            return f"{where} is {shown!r}" if where else f"it is {shown!r}"
     return f"its type is {array.dtype}"
 
 
