@@ -119,7 +119,7 @@ def laplace(
     return laplace_from_density(
         log_likelihood if objective == "mle" else log_joint,
         parameters,
-        {site: support for site, (_, support) in structure.parameters.items()},
+        {site: parameter.support for site, parameter in structure.parameters.items()},
         objective=objective,
         log_symmetry=log_symmetry,
     )
@@ -146,21 +146,25 @@ def laplace_from_density(
         start = {site: jnp.asarray(np.asarray(parameters[site], dtype=float)) for site in supports}
         space = coordinates({site: (start[site].shape, support) for site, support in supports.items()})
         density = space.density(log_density, jacobian=objective == "map")
-        u = np.asarray(space.unconstrain(start))
+        u = np.asarray(jax.jit(space.unconstrain)(start))
+        # Compiled once for the climb and for the value: operation by operation it would cost seconds.
+        value_and_grad = jax.jit(jax.value_and_grad(density))
         if space.size > LARGEST_HESSIAN:
             finding = Finding(
                 "LAPLACE_SKIPPED",
                 f"{space.size} coordinates are too many for a dense Hessian (limit {LARGEST_HESSIAN}): "
                 "no standard errors. Use SVI or MCMC for them.",
             )
-            return Laplace(space, u, None, float(density(jnp.asarray(u))), None, (finding,), density)
+            return Laplace(
+                space, u, None, float(value_and_grad(jnp.asarray(u))[0]), None, (finding,), density
+            )
         curvature = jax.jit(lambda x: -hessian(density, x))
         found = True
         if objective == "map":
-            u, precision, found = find_mode(density, curvature, u)
+            u, precision, found = find_mode(value_and_grad, curvature, u)
         else:
             precision = np.asarray(curvature(jnp.asarray(u)))
-        value = float(density(jnp.asarray(u)))
+        value = float(value_and_grad(jnp.asarray(u))[0])
     factor, log_determinant, findings = principal_factor(precision, space)
     if not found:
         findings += (
@@ -189,7 +193,7 @@ def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:
 
 
 def find_mode(
-    density: Callable[[Any], Any], curvature: Callable[[Any], Any], start: np.ndarray
+    value_and_grad: Callable[[Any], Any], curvature: Callable[[Any], Any], start: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Climb to the mode: L-BFGS in coordinates whitened by the Hessian, a few rounds of it.
 
@@ -200,7 +204,6 @@ def find_mode(
     -------
     The mode (p,), −Hessian there (p, p), and whether it is one: within `CLOSE` nats of the parabola's top.
     """
-    value_and_grad = jax.jit(jax.value_and_grad(density))
     u = np.asarray(start, dtype=float)
     precision = np.asarray(curvature(jnp.asarray(u)))
     for _ in range(ROUNDS):

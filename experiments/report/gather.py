@@ -1,0 +1,155 @@
+"""Reading a run's directory: what the page shows, and nothing of how it looks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from triptych.experiments.data import Data, load_data
+from triptych.experiments.programs import load_model
+from triptych.experiments.reading import read_experiment
+from triptych.inference import distances
+from triptych.inference.arguments import recall
+from triptych.inference.compare import compare
+from triptych.inference.fit import Fit
+from triptych.inference.posterior import draws
+from triptych.models.errors import InferenceWarning, InputError
+
+__all__ = ["Run", "elements", "gather", "located"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run, read back.
+
+    Attributes
+    ----------
+    config, manifest : as written by the run.
+    fits : name → fit, labels aligned to the reference; the fits that failed are only in the manifest.
+    comparison : what `compare` found, or `None` where no fit was left to compare.
+    reference : name of the fit that the others are measured against ("" where there is none).
+    x : (N, D) the first array that the program was called with, or `None`.
+    columns : names of the columns, where they are known.
+    target : (N,) a column kept aside, as classes, or `None`.
+    responsibilities : name → (N, K).
+    """
+
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    fits: Mapping[str, Fit]
+    comparison: Any
+    reference: str
+    x: np.ndarray | None
+    columns: tuple[str, ...]
+    target: np.ndarray | None
+    responsibilities: Mapping[str, np.ndarray]
+
+    @property
+    def model(self) -> str:
+        """Name of the built-in model, or "" for a program."""
+        return str(self.config.get("model", {}).get("name", ""))
+
+
+def gather(directory: Path) -> Run:
+    """Read a run's directory.
+
+    Raises
+    ------
+    InputError : the directory holds no run, or a part of it cannot be read.
+    """
+    config = _document(directory / "config.yaml")
+    manifest = _document(directory / "manifest.json")
+    program, data = _origin(directory)
+    saved = _load_fits(directory, manifest, program)
+    reference = manifest.get("reference") or config.get("reference") or ""
+    reference = reference if reference in saved else next(reversed(saved), "")
+    with warnings.catch_warnings():
+        # What there is to warn of was said by the run and is on the page.
+        warnings.simplefilter("ignore", InferenceWarning)
+        comparison = compare(saved, reference=reference) if saved else None
+        fits = dict(comparison.fits) if comparison is not None else {}
+        args = _arguments(fits, data)
+        responsibilities = _responsibilities(fits, args)
+    x = args[0] if args and np.ndim(args[0]) == 2 else None
+    columns = data.columns if data is not None else tuple(manifest.get("data", {}).get("columns") or ())
+    target = data.target if data is not None and len(args) == 1 else None
+    return Run(config, manifest, fits, comparison, reference, x, columns, target, responsibilities)
+
+
+def _document(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(
+            f"{path.parent} is not a finished run: {path.name} is missing. Use `triptych run` first."
+        )
+    text = path.read_text(encoding="utf-8")
+    try:
+        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Run the experiment again.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not what a run writes. Run the experiment again.")
+    return document
+
+
+def _load_fits(
+    directory: Path, manifest: Mapping[str, Any], program: Callable[..., Any] | None
+) -> dict[str, Fit]:
+    from triptych.inference.storage import load
+
+    files = {name: entry.get("file") for name, entry in manifest.get("fits", {}).items()}
+    return {name: load(directory / file, program) for name, file in files.items() if file}
+
+
+def _origin(directory: Path) -> tuple[Callable[..., Any] | None, Data | None]:
+    """Find the program and the data again; they may be gone, and the page then does without."""
+    try:
+        experiment = read_experiment(directory / "config.yaml")
+        program = load_model(experiment.config.model, experiment.base)
+    except InputError:
+        return None, None
+    try:
+        return program, load_data(experiment.config, experiment.base, program)
+    except InputError:
+        return program, None
+
+
+def _arguments(fits: Mapping[str, Fit], data: Data | None) -> tuple[Any, ...]:
+    """Give what the program was called with: as kept in a fit, else as loaded again."""
+    for fit in fits.values():
+        kept = recall(fit.data)
+        if kept is not None:
+            return kept[0]
+    return data.args if data is not None else ()
+
+
+def _responsibilities(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, fit in fits.items():
+        try:
+            table = fit.responsibilities(*args)
+        except InputError:
+            continue
+        tables = list(table.values()) if isinstance(table, dict) else [table]
+        if tables and tables[0].ndim == 2:
+            found[name] = np.asarray(tables[0])
+    return found
+
+
+def elements(fit: Fit) -> dict[str, np.ndarray]:
+    """Give the draws of every element of every parameter, name → (draws,)."""
+    return {name: values.ravel() for name, values in distances.elements(draws(fit)).items()}
+
+
+def located(name: str) -> tuple[str, tuple[int, ...]]:
+    """Split "means[1,0]" into its site and index."""
+    match = re.fullmatch(r"(.*?)(?:\[([\d, ]+)\])?", name)
+    site, index = match.groups() if match else (name, None)
+    return site, tuple(int(part) for part in index.split(",")) if index else ()

@@ -1,0 +1,76 @@
+"""The section on how each method got there: objectives, restarts, and the ranks of the chains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from triptych.experiments.report import traces
+from triptych.experiments.report.canvas import Pen
+from triptych.experiments.report.gather import Run, located
+from triptych.experiments.report.numbers import fixed
+from triptych.experiments.report.parts import Pens, Picture, Section
+from triptych.inference.distances import elements
+from triptych.inference.fit import Fit
+from triptych.inference.posterior import draws
+
+__all__ = ["way_there"]
+
+
+def way_there(run: Run, pens: Pens) -> Section | None:
+    """Show how each method got where it is."""
+    makers = {"em": (_climb, _restarts), "svi": (_bound,), "mcmc": (_ranks,)}
+    found = [
+        make(name, fit, pens[name]) for name, fit in run.fits.items() for make in makers.get(fit.method, ())
+    ]
+    pictures = tuple(picture for picture in found if picture is not None)
+    return Section("way", "How each method got there", "", pictures) if pictures else None
+
+
+def _climb(name: str, fit: Fit, pen: Pen) -> Picture | None:
+    objective = np.asarray(fit.objective, dtype=float)
+    objective = objective[np.isfinite(objective)]
+    if objective.size < 2:
+        return None
+    gained = fixed(objective.max() - objective[0], 2)
+    caption = f"{objective.size - 1} steps of the best start, {gained} nats gained. "
+    caption += "A straight line is linear convergence."
+    return Picture(traces.steps(objective, pen, f"Objective of {name}: {caption}"), name, caption)
+
+
+def _bound(name: str, fit: Fit, pen: Pen) -> Picture | None:
+    objective = np.asarray(fit.objective, dtype=float)
+    if np.isfinite(objective).sum() < 2:
+        return None
+    caption = f"The bound over {fixed(len(objective), 0)} steps: light as estimated, strong its running mean."
+    return Picture(traces.elbo(objective, pen, f"ELBO of {name}: {caption}"), name, caption)
+
+
+def _restarts(name: str, fit: Fit, pen: Pen) -> Picture | None:
+    if "restarts" not in fit.data.children:
+        return None
+    found = traces.Restarts.read(fit.data["restarts"].dataset)
+    if len(found.objective) < 2 or not np.isfinite(found.best):
+        return None
+    caption = f"{found.reached} of {len(found.objective)} starts reached the best optimum (within 0.01 nats)"
+    lost = int(found.collapsed.sum())
+    caption += f"; {lost} collapsed." if lost else "."
+    return Picture(traces.restarts(found, pen, f"Where the starts of {name} ended: {caption}"), name, caption)
+
+
+def _ranks(name: str, fit: Fit, pen: Pen) -> Picture | None:
+    """Draw the ranks of the chains for the parameter that mixed worst."""
+    del pen
+    moving = {key: values for key, values in elements(draws(fit)).items() if np.ptp(values) > 0}
+    chains, count = next(iter(moving.values())).shape if moving else (0, 0)
+    if chains < 2 or count < 20:
+        return None
+    from arviz_stats.base import array_stats
+
+    stacked = np.stack(list(moving.values()), axis=-1)
+    r_hats = np.asarray(array_stats.rhat(stacked, chain_axis=0, draw_axis=1))
+    worst = int(np.nanargmax(r_hats))
+    parameter = list(moving)[worst]
+    caption = "Ranks of the draws by chain, for the parameter that mixed worst "
+    caption += f"(R-hat {fixed(r_hats[worst], 3)}). Flat is well mixed."
+    image = traces.ranks(moving[parameter], f"{located(parameter)[0]} of {name}: {caption}")
+    return Picture(image, name, caption, heading=parameter)

@@ -1,0 +1,177 @@
+"""The page of a run: one HTML file that opens offline, on a phone, in dark and light, and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from triptych.experiments.report.canvas import pens
+from triptych.experiments.report.fitted import components, data_and_components, membership
+from triptych.experiments.report.gather import Run, gather
+from triptych.experiments.report.journey import way_there
+from triptych.experiments.report.numbers import fixed, seconds
+from triptych.experiments.report.panels import coefficients, most_shown, three_panels
+from triptych.experiments.report.tables import fits_table, parameters_table
+from triptych.experiments.store import write_text
+from triptych.inference.verdict import title
+
+__all__ = ["render", "write_report"]
+
+HERE = Path(__file__).resolve().parent
+# Rows of the table of numbers beyond the ones drawn; the rest is in comparison.json.
+MOST_PARAMETERS = 400
+SECTIONS = (three_panels, data_and_components, components, coefficients, membership, way_there)
+
+
+def write_report(directory: Path) -> Path:
+    """Write `report.html` of a run from its saved results, whole or not at all.
+
+    Parameters
+    ----------
+    directory : of the run, with config.yaml, manifest.json and one NetCDF file a fit.
+
+    Returns
+    -------
+    The path of the page.
+
+    Raises
+    ------
+    InputError : the directory holds no run, or a part of it cannot be read.
+    """
+    directory = Path(directory)
+    page = render(gather(directory), directory)
+    path = directory / "report.html"
+    write_text(path, page)
+    return path
+
+
+def render(run: Run, directory: Path) -> str:
+    """Give the page of a run as HTML; every name from the data and the config is escaped."""
+    import triptych
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    entries = run.manifest.get("fits", {})
+    drawn = pens({name: str(entry.get("method", "")) for name, entry in entries.items()})
+    alerts, sentences = _verdict(run)
+    return environment.get_template("page.html.j2").render(
+        version=triptych.__version__,
+        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        name=run.manifest.get("name") or run.config.get("name") or directory.name,
+        subtitle=_subtitle(run),
+        pens=drawn,
+        labels={name: title(name) for name in entries},
+        details={name: _detail(run, name) for name in entries},
+        reference=run.reference,
+        shown=list(run.fits),
+        alerts=alerts,
+        sentences=sentences,
+        fits=fits_table(run),
+        findings=_findings(run),
+        sections=[section for make in SECTIONS if (section := make(run, drawn)) is not None],
+        parameters=_parameters(run),
+        target=run.manifest.get("data", {}).get("target") or "class",
+        receipt=_receipt(run),
+        versions=list(run.manifest.get("versions", {}).items()),
+        config=(directory / "config.yaml").read_text(encoding="utf-8"),
+        directory=directory.name,
+    )
+
+
+def _verdict(run: Run) -> tuple[list[dict[str, str]], list[str]]:
+    """Split the verdict into what must not be overlooked and the rest."""
+    alerts = []
+    for name, entry in run.manifest.get("fits", {}).items():
+        fit = run.fits.get(name)
+        if fit is None:
+            text = str(entry.get("message") or entry.get("status") or "")
+            alerts.append({"title": f"{title(name)} failed.", "text": text})
+        elif not fit.status.ok:
+            where = ", the reference, " if name == run.reference else " "
+            alerts.append({"title": f"{title(name)}{where}ended badly.", "text": fit.status.value})
+    said = run.comparison.sentences if run.comparison is not None else ()
+    # The sentences repeat how a fit ended; on the page that stands in the box.
+    texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]
+    return alerts, [sentence for sentence in said if not any(text in sentence for text in texts)]
+
+
+def _subtitle(run: Run) -> str:
+    model, data = run.config.get("model", {}), run.manifest.get("data", {})
+    words = {
+        "gaussian_mixture": "Gaussian mixture",
+        "bernoulli_mixture": "Bernoulli mixture",
+        "bayesian_linear_regression": "Bayesian linear regression",
+    }
+    what = words.get(run.model) or str(model.get("program", "a program"))
+    if model.get("components") is not None:
+        what += f" with {model['components']} component{'s' if model['components'] != 1 else ''}"
+    if run.model == "gaussian_mixture" and model.get("scale") is None:
+        what += f", {model.get('covariance', 'full')} covariance"
+    source = data.get("name") or data.get("path") or "data"
+    columns = data.get("columns")
+    count = len(columns) if isinstance(columns, list) else columns
+    size = f"{fixed(data['rows'], 0)} rows" if data.get("rows") is not None else ""
+    size += f" × {count} column{'s' if count != 1 else ''}" if size and count else ""
+    return f"{what} · {source}" + (f", {size}" if size else "")
+
+
+def _detail(run: Run, name: str) -> str:
+    settings = run.config.get("fits", {}).get(name, {})
+    match settings.get("method"):
+        case "svi":
+            return str(settings.get("guide", ""))
+        case "em":
+            return str(settings.get("objective", "map")).upper()
+        case "mcmc":
+            return "NUTS"
+    return ""
+
+
+def _findings(run: Run) -> list[dict[str, str]]:
+    return [
+        {"fit": name, "code": str(code), "text": str(text)}
+        for name, entry in run.manifest.get("fits", {}).items()
+        for code, text in entry.get("findings", ())
+    ]
+
+
+def _parameters(run: Run) -> Mapping[str, Any]:
+    """Give the table of numbers: the parameters that are drawn, and the rest folded away."""
+    if run.comparison is None:
+        return {"shown": [], "rest": [], "left_out": 0}
+    drawn, _ = most_shown(run)
+    others = [
+        name for name in dict.fromkeys(run.comparison.parameters["parameter"]) if name not in set(drawn)
+    ]
+    rest = others[:MOST_PARAMETERS]
+    return {
+        "shown": parameters_table(run, drawn),
+        "rest": parameters_table(run, rest),
+        "left_out": len(others) - len(rest),
+    }
+
+
+def _receipt(run: Run) -> list[tuple[str, str]]:
+    manifest = run.manifest
+    data, spent = manifest.get("data", {}), manifest.get("seconds", {})
+    where = manifest.get("platform", {})
+    machine = ", ".join(str(v) for v in where.values()) if isinstance(where, Mapping) else str(where)
+    rows = [
+        ("made", manifest.get("created")),
+        ("seed", manifest.get("seed")),
+        ("precision", manifest.get("precision")),
+        ("data", data.get("name") or data.get("path")),
+        ("SHA-256", data.get("sha256")),
+        ("import", seconds(spent.get("import"))),
+        ("run in all", seconds(spent.get("total"))),
+        ("machine", machine),
+    ]
+    return [(term, str(value)) for term, value in rows if value not in (None, "", "–")]

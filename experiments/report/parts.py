@@ -1,0 +1,42 @@
+"""What a page is made of: sections, and the pictures in them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from triptych.experiments.report.canvas import Pen
+
+__all__ = ["Pens", "Picture", "Section"]
+
+Pens = dict[str, Pen]
+
+
+class Picture(NamedTuple):
+    """A picture, the fit it belongs to ("" for all), its heading and note above, its caption below."""
+
+    image: Markup
+    fit: str = ""
+    caption: str = ""
+    heading: str = ""
+    note: str = ""
+
+
+class Section(NamedTuple):
+    """A part of the page: title, a sentence of introduction, and what is shown.
+
+    `images` are components as pixels, `probabilities` and `counts` tables of shaded cells, `legend` pairs of
+    a colour and what it stands for; `keyed` asks for the legend of the fits, `wide` for one picture a row.
+    """
+
+    anchor: str
+    title: str
+    intro: str = ""
+    pictures: tuple[Picture, ...] = ()
+    images: tuple[dict[str, Any], ...] = ()
+    probabilities: tuple[dict[str, Any], ...] = ()
+    counts: dict[str, Any] | None = None
+    legend: tuple[tuple[str, str], ...] = ()
+    keyed: bool = False
+    wide: bool = False

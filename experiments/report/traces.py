@@ -1,0 +1,164 @@
+"""Pictures of how each method got there: the objective by step, EM's restarts, the ranks of the chains."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from triptych.experiments.report import canvas
+from triptych.experiments.report.canvas import INK, MUTED, Pen
+
+__all__ = ["Restarts", "elbo", "ranks", "restarts", "steps"]
+
+# Steps of a noisy trace that are drawn, and points of its running mean.
+MOST_POINTS = 700
+SMOOTH_POINTS = 80
+
+
+def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
+    """Draw what EM still had to gain at each step, in nats on a log scale.
+
+    Parameters
+    ----------
+    objective : (steps + 1,), finite, nats.
+    pen : of the fit.
+    text : for those who cannot see the picture.
+    """
+    to_come = np.maximum(objective.max() - objective, 1e-12)[:-1]
+    with canvas.drawing(440, 240) as (figure, axes):
+        marker = "o" if len(to_come) < 40 else ""
+        axes.plot(np.arange(len(to_come)), to_come, color=pen.colour, marker=marker, markersize=3.5)
+        axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel("still to gain (nats)")
+        axes.grid(axis="y")
+        return canvas.picture(figure, text)
+
+
+def elbo(objective: np.ndarray, pen: Pen, text: str) -> Markup:
+    """Draw the ELBO by step: its noise light, its running mean strong, the wild beginning cut off.
+
+    Parameters
+    ----------
+    objective : (steps,), nats.
+    pen : of the fit.
+    text : for those who cannot see the picture.
+    """
+    count = len(objective)
+    thin = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
+    late = objective[count // 3 :]
+    late = late[np.isfinite(late)]
+    with canvas.drawing(440, 240) as (figure, axes):
+        axes.plot(thin, objective[thin], color=pen.colour, alpha=0.28, linewidth=0.8)
+        axes.plot(*_running_mean(objective), color=pen.colour, linewidth=1.8)
+        if late.size > 20:
+            low, high = np.quantile(late, [0.002, 0.998])
+            span = max(high - low, 1e-9)
+            axes.set_ylim(low - 0.9 * span, high + 0.3 * span)
+        axes.set_xlabel("step")
+        axes.set_ylabel("ELBO (nats)")
+        axes.grid(axis="y")
+        axes.locator_params(axis="y", nbins=6)
+        return canvas.picture(figure, text)
+
+
+def _running_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    edges = np.linspace(0, len(values), min(SMOOTH_POINTS, len(values)) + 1).astype(int)
+    finite = [part[np.isfinite(part)] for part in (values[a:b] for a, b in itertools.pairwise(edges))]
+    return (edges[:-1] + edges[1:]) / 2, np.array([part.mean() if part.size else np.nan for part in finite])
+
+
+@dataclasses.dataclass(frozen=True)
+class Restarts:
+    """Where EM's starts ended: objective (R,) in nats, the kind of each start, and which collapsed."""
+
+    objective: np.ndarray
+    start: tuple[str, ...]
+    collapsed: np.ndarray
+
+    @classmethod
+    def read(cls, dataset: Any) -> Restarts:
+        """Read the group that EM leaves in its data."""
+        objective = np.asarray(dataset["objective"].values, dtype=float)
+        count = len(objective)
+        start = tuple(map(str, dataset["start"].values)) if "start" in dataset else ("start",) * count
+        collapsed = dataset["collapsed"].values if "collapsed" in dataset else np.zeros(count)
+        return cls(objective, start, np.asarray(collapsed, dtype=bool))
+
+    @property
+    def best(self) -> float:
+        """The best objective, nats."""
+        finite = self.objective[np.isfinite(self.objective)]
+        return float(finite.max()) if finite.size else float("nan")
+
+    @property
+    def reached(self) -> int:
+        """How many starts came within 0.01 nats of the best."""
+        return int(np.sum(self.objective > self.best - 0.01))
+
+
+def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
+    """Draw where the starts ended, best first, as nats below the best."""
+    gap = np.where(np.isfinite(found.objective), found.best - found.objective, np.nan)
+    order = np.argsort(gap, kind="stable")  # NaN last
+    worst = max(float(np.nanmax(gap)), 0.01)
+    kinds = list(dict.fromkeys(found.start))
+    with canvas.drawing(440, 240) as (figure, axes):
+        for i, kind in enumerate(kinds):
+            at = np.array([place for place, r in enumerate(order) if found.start[r] == kind])
+            axes.plot(
+                at + 1, gap[order][at], linestyle="", marker="os^Dv"[i % 5], markersize=6, label=kind,
+                color=pen.colour, markerfacecolor=pen.colour if i == 0 else "none", clip_on=False,
+            )  # fmt: skip
+        lost = np.flatnonzero(found.collapsed[order])
+        if lost.size:
+            axes.plot(lost + 1, gap[order][lost], "x", color=INK, markersize=9, label="collapsed")
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set_yticks([0, *(tick for tick in 10.0 ** np.arange(-2, 7) if tick <= 3 * worst)])
+        axes.set_ylim(-0.003, 2 * worst)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("starts, best first")
+        axes.set_ylabel("nats below the best")
+        axes.grid(axis="y")
+        if len(kinds) > 1 or lost.size:
+            axes.legend(fontsize=9.5, labelcolor=MUTED, loc="upper left")
+        return canvas.picture(figure, text)
+
+
+def ranks(draws: np.ndarray, text: str) -> Markup:
+    """Draw the ranks of each chain's draws among all draws; those of chains that agree are flat.
+
+    Parameters
+    ----------
+    draws : (chain, draw) of one parameter.
+    text : for those who cannot see the picture.
+
+    References
+    ----------
+    A. Vehtari et al. (2021), Rank-normalization, folding, and localization, Bayesian Analysis 16, 667–718.
+    """
+    from scipy.stats import rankdata
+
+    chains, count = draws.shape
+    ranked = rankdata(draws).reshape(draws.shape)
+    bins = int(np.clip(count // 40, 8, 20))
+    with canvas.drawing(440, 60 + 40 * chains) as (figure, axes):
+        for chain in range(chains):
+            heights, edges = np.histogram(ranked[chain], bins=bins, range=(1, draws.size))
+            even = count / bins
+            axes.stairs(
+                chain + 0.45 * heights / even, edges, baseline=chain, fill=True, color=MUTED, alpha=0.35
+            )
+            axes.axhline(chain + 0.45, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
+        axes.set_yticks(np.arange(chains) + 0.3, [f"chain {chain}" for chain in range(chains)])
+        axes.tick_params(axis="y", length=0)
+        axes.set_xticks([])
+        axes.set_xlabel("rank among all draws")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        return canvas.picture(figure, text)

@@ -1,0 +1,187 @@
+"""The three answers side by side: labels aligned, distances measured, the verdict in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from triptych.inference import terminal
+from triptych.inference.distances import distances, elements, khat, rhat_and_ess
+from triptych.inference.fit import Fit
+from triptych.inference.posterior import draws
+from triptych.inference.relabel import groups_of, to_reference
+from triptych.inference.verdict import sentences, title
+from triptych.models.errors import InputError
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far the answers are from the reference, and what that means.
+
+    Attributes
+    ----------
+    reference : name of the fit that the others are measured against.
+    parameters : one row a scalar parameter and method: parameter, site, method, estimate (EM's optimum, else
+        the posterior mean), mean, sd, lower, upper (95 % equal-tailed), mean_error = (mean − reference mean)
+        / reference sd, sd_ratio, wasserstein (W₁, in reference sds), noise (Monte Carlo error of mean_error).
+    methods : one row a fit, indexed by its name: method, status, ok, log_likelihood at the estimate, elbo,
+        elbo_error, log_evidence (nats), r_hat (worst), ess (smallest), k_hat, compile and run (seconds).
+    sentences : the verdict in words, worst first.
+    alignment : what is to be known of the labels' alignment; empty when nothing is.
+    fits : the fits, labels aligned to the reference's.
+    """
+
+    reference: str
+    parameters: pd.DataFrame
+    methods: pd.DataFrame
+    sentences: tuple[str, ...]
+    alignment: tuple[str, ...]
+    fits: Mapping[str, Fit]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give everything but the fits in plain types; what is not known is `None`."""
+        return {
+            "reference": self.reference,
+            "sentences": list(self.sentences),
+            "alignment": list(self.alignment),
+            "methods": _records(self.methods.reset_index(names="name")),
+            "parameters": _records(self.parameters),
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Give `as_dict` as strict JSON (no NaN)."""
+        return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __str__(self) -> str:
+        return terminal.as_text(self)
+
+    def __rich__(self) -> Any:
+        """Give the tables for a rich console."""
+        return terminal.as_tables(self)
+
+
+def compare(fits: Mapping[str, Fit], reference: str = "mcmc") -> Comparison:
+    """Put fits of one model to one data set side by side.
+
+    Labels of exchangeable components are aligned to the reference's, one permutation a fit, by assignment on
+    the responsibilities at the point estimates.
+
+    Parameters
+    ----------
+    fits : name → fit.
+    reference : the name of the fit to measure the others against.
+
+    Raises
+    ------
+    InputError : no fits, no such reference, or fits of different data.
+    """
+    if not fits:
+        raise InputError("`compare` needs at least one fit: give a dict such as {'em': fit, 'mcmc': fit}.")
+    if reference not in fits:
+        names = ", ".join(map(repr, fits))
+        raise InputError(f"The reference {reference!r} is not among the fits: they are {names}.")
+    _same_data(fits, reference)
+    aligned, notes = dict(fits), []
+    if len(fits) > 1:
+        groups = groups_of(fits[reference])
+        if isinstance(groups, str):
+            notes.append(groups)
+        else:
+            for name in (name for name in fits if name != reference):
+                aligned[name], found = to_reference(fits[name], fits[reference], groups)
+                notes += [f"{title(name)}: {note}" for note in found]
+    parameters = _parameter_rows(aligned, reference)
+    methods = _method_rows(aligned)
+    return Comparison(
+        reference=reference,
+        parameters=pd.DataFrame(parameters),
+        methods=pd.DataFrame.from_dict(methods, orient="index"),
+        sentences=(*sentences(aligned, reference, parameters, methods), *notes),
+        alignment=tuple(notes),
+        fits=aligned,
+    )
+
+
+def _same_data(fits: Mapping[str, Fit], reference: str) -> None:
+    def data_of(fit: Fit) -> dict[str, np.ndarray]:
+        if "observed_data" not in fit.data.children:
+            return {}
+        return {str(name): values.values for name, values in fit.data["observed_data"].data_vars.items()}
+
+    ours = data_of(fits[reference])
+    for name, fit in fits.items():
+        for site, values in data_of(fit).items():
+            if site not in ours:
+                continue
+            # Fits in float32 and in float64 of the same data may be compared.
+            if values.shape != ours[site].shape or not np.allclose(
+                values, ours[site], rtol=1e-5, equal_nan=True
+            ):
+                raise InputError(
+                    f"The fits {name!r} and {reference!r} are of different data (site {site!r}): "
+                    "compare fits of the same rows."
+                )
+
+
+def _parameter_rows(fits: Mapping[str, Fit], reference: str) -> list[dict[str, Any]]:
+    scalars = {name: elements(draws(fit)) for name, fit in fits.items()}
+    estimates = {
+        name: elements({site: np.asarray(value)[None, None] for site, value in fit.parameters.items()})
+        for name, fit in fits.items()
+    }
+    order = [reference, *(name for name in fits if name != reference)]
+    parameters = list(dict.fromkeys(parameter for name in order for parameter in scalars[name]))
+    rows = []
+    for parameter in parameters:
+        for name in fits:
+            if parameter in scalars[name]:
+                row = distances(scalars[name][parameter], scalars[reference].get(parameter))
+                estimate = float(estimates[name][parameter].item())
+                labels = {"parameter": parameter, "site": parameter.split("[")[0], "method": name}
+                rows.append(labels | {"estimate": estimate} | row)
+    return rows
+
+
+def _method_rows(fits: Mapping[str, Fit]) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for name, fit in fits.items():
+        statistics = fit.data["sample_stats"].dataset if "sample_stats" in fit.data.children else {}
+        r_hat = ess = float("nan")
+        if fit.method == "mcmc":
+            invariant = {"lp": statistics["lp"].values} if "lp" in statistics else {}
+            r_hat, ess = rhat_and_ess({**draws(fit), **invariant})
+        rows[name] = {
+            "method": fit.method,
+            "status": fit.status.name,
+            "ok": fit.status.ok,
+            "log_likelihood": fit.log_likelihood,
+            "elbo": _number(fit.evidence.elbo),
+            "elbo_error": _number(fit.evidence.standard_error if fit.evidence.elbo is not None else None),
+            "log_evidence": _number(fit.evidence.log_evidence),
+            "r_hat": r_hat,
+            "ess": ess,
+            "k_hat": khat(statistics["log_weight"].values) if "log_weight" in statistics else float("nan"),
+            "compile": fit.seconds.compile,
+            "run": fit.seconds.run,
+        }
+    return rows
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    def plain(value: Any) -> Any:
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{str(k): plain(v) for k, v in row.items()} for row in frame.to_dict(orient="records")]

@@ -1,0 +1,158 @@
+"""Where SVI and MCMC begin: the best of several climbs from the prior, with the posterior's scales there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian, principal_factor
+from triptych.inference.precision import double_precision
+from triptych.inference.unconstrained import Coordinates, coordinates
+from triptych.models.errors import InputError
+
+__all__ = ["Start", "around", "best_of_climbs", "target"]
+
+CANDIDATES = 256  # prior draws whose density is looked at
+CLIMBS = 16  # of them, the best are climbed from
+FINALISTS = 3  # of the climbs' ends, the best get a Hessian and an ELBO
+ELBO_DRAWS = 64
+SAME_MODE = 1e-3  # nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A point to begin from and the scales of the posterior around it, in the unconstrained space.
+
+    Attributes
+    ----------
+    space : the change of variables.
+    centre : (p,), a mode of log p(x, θ) + log |det ∂θ/∂u|.
+    scale : (p,), standard deviation of each coordinate given the others, 1 / √(−∂²/∂u_i²).
+    factor : (p, r), F Fᵀ is Laplace's covariance; `None` where p is too large for it.
+    density : log density of u, nats.
+    elbo : of Laplace's Gaussian there, nats.
+    """
+
+    space: Coordinates
+    centre: np.ndarray
+    scale: np.ndarray
+    factor: np.ndarray | None
+    density: Callable[[Any], jax.Array]
+    elbo: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A posterior in the unconstrained space, with the functions of it that are compiled once."""
+
+    space: Coordinates
+    density: Callable[[Any], jax.Array]
+    value_and_grad: Callable[[Any], Any]
+    curvature: Callable[[Any], Any]
+
+    def values(self, points: np.ndarray) -> np.ndarray:
+        """Give the density at points (n, p), one by one: there are few, and compiling a batch costs more."""
+        return np.array([float(self.value_and_grad(jnp.asarray(point))[0]) for point in points])
+
+
+def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: bool = True) -> Target:
+    """Give log p(x, θ(u)) of a marginal, in nats, with the log-Jacobian of θ(u) unless told not to."""
+    structure = m.structure(*args, **kwargs)
+    if not structure.parameters:
+        raise InputError(
+            "The program has no continuous site that is not observed: there is nothing to infer."
+        )
+    space = coordinates({site: (p.shape, p.support) for site, p in structure.parameters.items()})
+    density = space.density(lambda theta: m.log_density(theta, *args, **kwargs), jacobian=jacobian)
+    return Target(
+        space=space,
+        density=density,
+        value_and_grad=jax.jit(jax.value_and_grad(density)),
+        curvature=jax.jit(lambda u: -hessian(density, u)),
+    )
+
+
+def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Start:
+    """Search the posterior for the mode that holds the most of it.
+
+    Many draws of the prior, the densest of them climbed from by L-BFGS, and of the highest ends the one whose
+    Gaussian has the best ELBO: a spike on a few rows is higher than the posterior's bulk, but holds little.
+
+    Raises
+    ------
+    InputError : no draw of the prior has a finite density.
+    """
+    with double_precision():
+        posterior = target(m, args, kwargs)
+        key_prior, key_elbo = jax.random.split(key)
+        points = prior_points(key_prior, m, args, kwargs, posterior.space)
+        values = posterior.values(points)
+        if not np.any(np.isfinite(values)):
+            raise InputError(
+                "The log density is not finite at any of "
+                f"{len(points)} draws from the program's priors: check that the data lie in the support of "
+                "their distribution, and the priors' scales."
+            )
+        ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:CLIMBS]
+        ranked = ranked[np.isfinite(values[ranked])]
+        # Coordinates in the prior's own units, so that climbing does not depend on the units of the data.
+        spread = np.median(np.abs(points - np.median(points, axis=0)), axis=0)
+        unit = np.diag(np.where(spread > 0, spread, 1.0))
+        ends = [climb(posterior.value_and_grad, points[i], unit) for i in ranked]
+        heights = posterior.values(np.stack(ends))
+        order = np.argsort(-np.where(np.isfinite(heights), heights, -np.inf), kind="stable")
+        finalists: list[int] = []
+        for i in order:
+            if len(finalists) < FINALISTS and all(heights[j] - heights[i] > SAME_MODE for j in finalists):
+                finalists.append(int(i))
+        starts = [around(key_elbo, posterior, ends[i]) for i in finalists]
+    return max(starts, key=lambda start: start.elbo)
+
+
+def around(key: jax.Array, posterior: Target, point: np.ndarray) -> Start:
+    """Climb to the mode next to a point, and measure the posterior's scales and Laplace's ELBO there."""
+    with double_precision():
+        if posterior.space.size > LARGEST_HESSIAN:
+            point = climb(posterior.value_and_grad, point, np.eye(len(point)))
+            height = float(posterior.value_and_grad(jnp.asarray(point))[0])
+            return Start(posterior.space, point, np.ones(len(point)), None, posterior.density, height)
+        centre, precision, _ = find_mode(posterior.value_and_grad, posterior.curvature, point)
+        factor, log_determinant, _ = principal_factor(precision, posterior.space)
+        diagonal = np.diag(precision)
+        scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 1.0)
+        noise = np.asarray(jax.random.normal(key, (ELBO_DRAWS, factor.shape[1])))
+        values = posterior.values(centre + noise @ factor.T)
+        entropy = 0.5 * factor.shape[1] * (1 + np.log(2 * np.pi)) - 0.5 * log_determinant
+        elbo = float(np.mean(values) + entropy)
+    return Start(
+        posterior.space, centre, scale, factor, posterior.density, elbo if np.isfinite(elbo) else -np.inf
+    )
+
+
+def prior_points(
+    key: jax.Array,
+    m: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    space: Coordinates,
+    count: int = CANDIDATES,
+) -> np.ndarray:
+    """Draw parameters from the program's priors, in the unconstrained space, (count, p).
+
+    A prior that cannot be drawn from (improper) gives unconstrained values in (−2, 2), as in NumPyro.
+    """
+    from numpyro import handlers
+    from numpyro.infer.initialization import init_to_sample
+
+    def one(key: jax.Array) -> jax.Array:
+        program = handlers.substitute(handlers.seed(m, key), substitute_fn=init_to_sample)
+        trace = handlers.trace(program).get_trace(*args, **kwargs)
+        return space.unconstrain({site: trace[site]["value"] for site in space.sites})
+
+    points = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(key, count))
+    return np.nan_to_num(np.asarray(points))
