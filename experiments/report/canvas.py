@@ -86,6 +86,7 @@ _LOOK: Mapping[str, Any] = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
     "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 7),
     "axes.unicode_minus": True,
 }
 
@@ -123,14 +124,24 @@ def mix(responsibilities: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def drawing(width: float = 320, height: float = 220, **subplots: Any) -> Iterator[tuple[Any, Any]]:
-    """Open a figure of so many CSS pixels; yields (figure, axes) in the look of the page."""
+def drawing(
+    width: float = 320, height: float = 220, *, margins: tuple[float, float, float, float] | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Open a figure of so many CSS pixels; yields (figure, axes) in the look of the page.
+
+    Margins (left, right, bottom, top, in pixels) that are given need not be worked out, which takes as long as
+    the drawing.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(dict(_LOOK)):
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        yield figure, figure.subplots(**subplots)
+        figure = Figure(figsize=(width / 72, height / 72), layout=None if margins else "constrained")
+        axes = figure.subplots()
+        if margins:
+            left, right, bottom, top = margins
+            figure.subplots_adjust(left / width, 1 - right / width, bottom / height, 1 - top / height)
+        yield figure, axes
 
 
 def picture(figure: Any, text: str) -> Markup:

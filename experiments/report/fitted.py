@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ def components(run: Run, pens: Pens) -> Section | None:
     width = next(iter(tables.values())).shape[-1]
     names = column_names(run, width)
     title = "What the components look like"
-    if width >= 16 and round(width**0.5) ** 2 == width and all(name.startswith("pixel") for name in names):
+    if _pixels(names):
         intro = "The mean of each component as an image, and its weight. "
         intro += "The same place is the same component under each fit."
         return Section("components", title, intro, images=tuple(_images(site, tables, weights)))
@@ -120,6 +121,12 @@ def components(run: Run, pens: Pens) -> Section | None:
         for name, table in tables.items()
     )
     return Section("components", title, "How probable a 1 is, by component.", probabilities=probabilities)
+
+
+def _pixels(names: Sequence[str]) -> bool:
+    """Whether the columns are the pixels of a square image: pixel0, pixel1, … or p0, p1, …."""
+    square = len(names) >= 16 and round(len(names) ** 0.5) ** 2 == len(names)
+    return square and all(re.fullmatch(r"(pixel|px|p)[_0-9]+", name) for name in names)
 
 
 def _images(

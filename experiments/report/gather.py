@@ -18,7 +18,7 @@ from triptych.experiments.programs import load_model
 from triptych.experiments.reading import read_experiment
 from triptych.inference import distances
 from triptych.inference.arguments import recall
-from triptych.inference.compare import compare
+from triptych.inference.compare import Comparison, compare
 from triptych.inference.fit import Fit
 from triptych.inference.posterior import draws
 from triptych.models.errors import InferenceWarning, InputError
@@ -45,7 +45,7 @@ class Run:
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     fits: Mapping[str, Fit]
-    comparison: Any
+    comparison: Comparison | None
     reference: str
     x: np.ndarray | None
     columns: tuple[str, ...]
@@ -58,8 +58,13 @@ class Run:
         return str(self.config.get("model", {}).get("name", ""))
 
 
-def gather(directory: Path) -> Run:
+def gather(directory: Path, comparison: Comparison | None = None) -> Run:
     """Read a run's directory.
+
+    Parameters
+    ----------
+    directory : of the run.
+    comparison : of its fits, where it is at hand; else it is made again from the saved fits.
 
     Raises
     ------
@@ -68,13 +73,14 @@ def gather(directory: Path) -> Run:
     config = _document(directory / "config.yaml")
     manifest = _document(directory / "manifest.json")
     program, data = _origin(directory)
-    saved = _load_fits(directory, manifest, program)
-    reference = manifest.get("reference") or config.get("reference") or ""
+    saved = dict(comparison.fits) if comparison is not None else _load_fits(directory, manifest, program)
+    reference = comparison.reference if comparison is not None else manifest.get("reference", "")
     reference = reference if reference in saved else next(reversed(saved), "")
     with warnings.catch_warnings():
         # What there is to warn of was said by the run and is on the page.
         warnings.simplefilter("ignore", InferenceWarning)
-        comparison = compare(saved, reference=reference) if saved else None
+        if comparison is None and saved:
+            comparison = compare(saved, reference=reference)
         fits = dict(comparison.fits) if comparison is not None else {}
         args = _arguments(fits, data)
         responsibilities = _responsibilities(fits, args)

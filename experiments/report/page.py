@@ -14,9 +14,10 @@ from triptych.experiments.report.fitted import components, data_and_components, 
 from triptych.experiments.report.gather import Run, gather
 from triptych.experiments.report.journey import way_there
 from triptych.experiments.report.numbers import fixed, seconds
-from triptych.experiments.report.panels import coefficients, most_shown, three_panels
+from triptych.experiments.report.panels import coefficients, most_shown, parameter_names, three_panels
 from triptych.experiments.report.tables import fits_table, parameters_table
 from triptych.experiments.store import write_text
+from triptych.inference.compare import Comparison
 from triptych.inference.verdict import title
 
 __all__ = ["render", "write_report"]
@@ -27,12 +28,13 @@ MOST_PARAMETERS = 400
 SECTIONS = (three_panels, data_and_components, components, coefficients, membership, way_there)
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, comparison: Comparison | None = None) -> Path:
     """Write `report.html` of a run from its saved results, whole or not at all.
 
     Parameters
     ----------
     directory : of the run, with config.yaml, manifest.json and one NetCDF file a fit.
+    comparison : of its fits, where it is at hand; else it is made again from the saved fits.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def write_report(directory: Path) -> Path:
     InputError : the directory holds no run, or a part of it cannot be read.
     """
     directory = Path(directory)
-    page = render(gather(directory), directory)
+    page = render(gather(directory, comparison), directory)
     path = directory / "report.html"
     write_text(path, page)
     return path
@@ -100,7 +102,8 @@ def _verdict(run: Run) -> tuple[list[dict[str, str]], list[str]]:
     said = run.comparison.sentences if run.comparison is not None else ()
     # The sentences repeat how a fit ended; on the page that stands in the box.
     texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]
-    return alerts, [sentence for sentence in said if not any(text in sentence for text in texts)]
+    sentences = [sentence for sentence in said if not any(text in sentence for text in texts)]
+    return alerts, [sentence.replace(" %", "\N{NO-BREAK SPACE}%") for sentence in sentences]
 
 
 def _subtitle(run: Run) -> str:
@@ -148,9 +151,7 @@ def _parameters(run: Run) -> Mapping[str, Any]:
     if run.comparison is None:
         return {"shown": [], "rest": [], "left_out": 0}
     drawn, _ = most_shown(run)
-    others = [
-        name for name in dict.fromkeys(run.comparison.parameters["parameter"]) if name not in set(drawn)
-    ]
+    others = [name for name in parameter_names(run) if name not in set(drawn)]
     rest = others[:MOST_PARAMETERS]
     return {
         "shown": parameters_table(run, drawn),

@@ -11,18 +11,24 @@ from triptych.experiments.report.parts import Pens, Picture, Section
 from triptych.experiments.report.tables import described, worst_first
 from triptych.inference.verdict import title
 
-__all__ = ["coefficients", "most_shown", "three_panels"]
+__all__ = ["coefficients", "most_shown", "parameter_names", "three_panels"]
 
 MOST_PANELS = 24
 
 
 def most_shown(run: Run) -> tuple[list[str], bool]:
     """Choose the parameters to draw: all in their order, or the worst first where there are too many."""
-    frame = run.comparison.parameters
-    names = [str(name) for name in dict.fromkeys(frame["parameter"]) if not mirrored(run, str(name))]
+    names = parameter_names(run)
     if len(names) <= MOST_PANELS:
         return names, False
-    return [name for name in worst_first(frame) if name in set(names)][:MOST_PANELS], True
+    kept = set(names)
+    return [name for name in worst_first(run.comparison.parameters) if name in kept][:MOST_PANELS], True
+
+
+def parameter_names(run: Run) -> list[str]:
+    """Name the parameters in their order, those below the diagonal of a symmetric matrix left out."""
+    names = map(str, dict.fromkeys(run.comparison.parameters["parameter"]))
+    return [name for name in names if not mirrored(run, name)]
 
 
 def mirrored(run: Run, name: str) -> bool:
@@ -55,7 +61,7 @@ def three_panels(run: Run, pens: Pens) -> Section | None:
     intro = f"Each panel is one parameter. The filled shape is {title(run.reference)}, the reference; "
     intro += "triangles on the axis are the point estimates."
     if chosen:
-        total = run.comparison.parameters["parameter"].nunique()
+        total = len(parameter_names(run))
         intro += f" Of {total} parameters, these are the {MOST_PANELS} whose means differ most, worst first."
     return Section("posteriors", "Three panels of one posterior", intro, tuple(pictures), keyed=True)
 

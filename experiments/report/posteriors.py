@@ -39,7 +39,7 @@ def panel(
     The reference is a filled shape, the others are lines; a triangle on the axis is a fit's point estimate.
     """
     curves = {fit: density(values) for fit, values in draws.items()}
-    with canvas.drawing(300, 156) as (figure, axes):
+    with canvas.drawing(300, 156, margins=(4, 4, 24, 6)) as (figure, axes):
         for fit in sorted(curves, key=lambda fit: fit != reference):
             curve, pen = curves[fit], pens[fit]
             if curve is None:
