@@ -84,9 +84,9 @@ def test_simulated_moments(key):
 
 
 def test_shapes(key):
-    x, latents = BernoulliMixture(K).simulate(key, rows=9, columns=5)
-    assert x.shape == (9, 5)
-    assert {site: v.shape for site, v in latents.items()} == {"weights": (K,), "probs": (K, 5), "z": (9,)}
+    x, latents = BernoulliMixture(K).simulate(key, rows=9)
+    assert x.shape == (9, 2)
+    assert {site: v.shape for site, v in latents.items()} == {"weights": (K,), "probs": (K, 2), "z": (9,)}
     assert handlers.seed(BernoulliMixture(K), key)().shape == (100, 2)
 
 

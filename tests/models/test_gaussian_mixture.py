@@ -47,7 +47,8 @@ def data(seed=1, rows=N):
 
 
 def log_p(model, x, values):
-    return float(log_density(model, (x,), {}, values)[0])
+    # Compiled whole, which is quicker than operation by operation; the data stay concrete.
+    return float(jax.jit(lambda values: log_density(model, (x,), {}, values)[0])(values))
 
 
 def log_prior(model, x, parameters):
@@ -224,20 +225,21 @@ def test_simulated_moments(key, covariance):
 
 
 def test_simulation_repeats_and_takes_its_columns_from_what_is_given(key):
-    model = GaussianMixture(2, location=(1.0, 2.0, 3.0))
+    model = GaussianMixture(K, scale=1.0, location=(1.0, 2.0, 3.0))
     first, second = model.simulate(key)[0], model.simulate(key)[0]
     assert first.shape == (100, 3)
     assert first.dtype == np.float64
     np.testing.assert_array_equal(first, second)
     assert model.simulate(jax.random.key(1))[0][0, 0] != first[0, 0]
-    with_means = GaussianMixture(2).simulate(key, parameters={"means": np.zeros((2, 5))})
+    model = GaussianMixture(K, scale=1.0)
+    with_means = model.simulate(key, parameters={"means": np.zeros((K, 5))})
     assert with_means[0].shape == (100, 5)
 
 
 def test_program_without_data_draws(key):
     from numpyro import handlers
 
-    model = GaussianMixture(2)
+    model = GaussianMixture(K, scale=1.0)
     assert handlers.seed(model, key)().shape == (100, 2)
     assert handlers.seed(model, key)(rows=5, columns=3).shape == (5, 3)
 
@@ -272,7 +274,8 @@ def test_float32_stays_float32():
     values = {site: np.asarray(v, np.float32) if v.dtype == np.float64 else v for site, v in values.items()}
     for covariance in ("full", "diagonal"):
         values["covariances"] = point(covariance)["covariances"].astype(np.float32)
-        density = log_density(GaussianMixture(K, covariance), (x,), {}, values)[0]
+        model = GaussianMixture(K, covariance)
+        density = jax.jit(lambda values, model=model: log_density(model, (x,), {}, values)[0])(values)
         assert density.dtype == np.float32
     assert GaussianMixture(K).validate(x)[0].dtype == np.float32
 
@@ -321,21 +324,21 @@ def test_hyperparameters_that_do_not_fit_the_data(model, says):
 
 
 def test_wrong_arguments_of_simulate_and_of_the_program(key):
-    model = GaussianMixture(2)
+    model = GaussianMixture(K)
     with pytest.raises(InputError, match=r"`rows` must be a whole number"):
         model.simulate(key, rows=0)
     with pytest.raises(InputError, match=r"`columns` must be a whole number"):
         model.simulate(key, columns=-1)
     with pytest.raises(InputError, match=r"did you mean 'means'"):
-        model.simulate(key, parameters={"mean": np.zeros((2, 2))})
-    with pytest.raises(InputError, match=r"must have shape \(2, 2, 2\), but has \(2,\)"):
-        model.simulate(key, parameters={"covariances": np.ones(2)})
+        GaussianMixture(K, scale=1.0).simulate(key, parameters={"mean": np.zeros((K, 2))})
+    with pytest.raises(InputError, match=r"must have shape \(3, 2, 2\), but has \(3,\)"):
+        model.simulate(key, parameters={"covariances": np.ones(K)})
     with pytest.raises(InputError, match=r"`parameters\['weights'\]` must lie in the support"):
-        model.simulate(key, parameters={"weights": [0.5, 0.6]})
+        model.simulate(key, parameters={"weights": [0.5, 0.6, 0.1]})
     with pytest.raises(InputError, match="two dimensions"):
         model(np.zeros(3))
     with pytest.raises(InputError, match="`x` has 2 columns, but `covariances` has 3"):
-        log_density(model, (data(),), {}, point("full", K=2, D=3) | {"z": np.zeros(N, int)})
-    spherical, wide = GaussianMixture(2, "spherical"), point("spherical", K=2, D=3)
+        log_density(model, (data(),), {}, point("full", D=3) | {"z": np.zeros(N, int)})
+    spherical, wide = GaussianMixture(K, "spherical"), point("spherical", D=3)
     with pytest.raises(InputError, match="`x` has 2 columns, but `means` has 3"):
         log_density(spherical, (data(),), {}, wide | {"z": np.zeros(N, int)})
