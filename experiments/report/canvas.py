@@ -129,8 +129,8 @@ def drawing(
 ) -> Iterator[tuple[Any, Any]]:
     """Open a figure of so many CSS pixels; yields (figure, axes) in the look of the page.
 
-    Margins (left, right, bottom, top, in pixels) that are given need not be worked out, which takes as long as
-    the drawing.
+    Margins (left, right, bottom, top, in pixels) that are given need not be worked out, which takes as long
+    as the drawing.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -140,7 +140,9 @@ def drawing(
         axes = figure.subplots()
         if margins:
             left, right, bottom, top = margins
-            figure.subplots_adjust(left / width, 1 - right / width, bottom / height, 1 - top / height)
+            figure.subplots_adjust(
+                left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height
+            )
         yield figure, axes
 
 

@@ -19,7 +19,7 @@ MOST_PANELS = 24
 def most_shown(run: Run) -> tuple[list[str], bool]:
     """Choose the parameters to draw: all in their order, or the worst first where there are too many."""
     names = parameter_names(run)
-    if len(names) <= MOST_PANELS:
+    if run.comparison is None or len(names) <= MOST_PANELS:
         return names, False
     kept = set(names)
     return [name for name in worst_first(run.comparison.parameters) if name in kept][:MOST_PANELS], True
@@ -27,7 +27,8 @@ def most_shown(run: Run) -> tuple[list[str], bool]:
 
 def parameter_names(run: Run) -> list[str]:
     """Name the parameters in their order, those below the diagonal of a symmetric matrix left out."""
-    names = map(str, dict.fromkeys(run.comparison.parameters["parameter"]))
+    frame = run.comparison.parameters if run.comparison is not None else {"parameter": ()}
+    names = map(str, dict.fromkeys(frame["parameter"]))
     return [name for name in names if not mirrored(run, name)]
 
 

@@ -115,7 +115,7 @@ def parameters_table(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
     return table
 
 
-def _row(record: Mapping[str, Any], places: int | None, reference: str) -> dict[str, Any]:
+def _row(record: Mapping[Any, Any], places: int | None, reference: str) -> dict[str, Any]:
     def show(key: str) -> str:
         return number(record[key], 4) if places is None else fixed(record[key], places)
 
