@@ -10,9 +10,28 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-__all__ = ["recall", "record"]
+__all__ = ["checked", "recall", "record"]
 
 ATTRIBUTE = "triptych_arguments"
+
+
+def checked(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let a model that can check its data do so, before any work; give the call's arguments as it returns them.
+
+    Raises
+    ------
+    InputError : what the model refuses.
+    """
+    validate = getattr(model, "validate", None)
+    if validate is None or not (args or kwargs) or any(value is None for value in args):
+        return tuple(args), dict(kwargs)
+    try:
+        bound = inspect.signature(validate).bind(*args, **kwargs)
+    except TypeError:  # arguments of the program alone, such as `rows`
+        return tuple(args), dict(kwargs)
+    return tuple(validate(*bound.args, **bound.kwargs)), {}
 
 
 def record(

@@ -12,10 +12,10 @@ import xarray as xr
 
 from triptych.inference.arguments import record
 from triptych.inference.precision import matching_precision
-from triptych.inference.status import Finding, say
+from triptych.inference.status import Finding
 from triptych.models.errors import InputError
 
-__all__ = ["assemble", "build", "draws", "in_batches", "observed", "point_estimate", "pointwise"]
+__all__ = ["assemble", "build", "draws", "in_batches", "log_likelihood_at", "observed", "point_estimate", "pointwise"]
 
 # Numbers (draws × rows) kept at most in the pointwise log-likelihood: 160 MB in float64.
 LARGEST_LOG_LIKELIHOOD = 20_000_000
@@ -183,7 +183,7 @@ def pointwise(
                 f"The pointwise log-likelihood of {chains * count} draws on {rows} rows was not stored "
                 f"(more than {LARGEST_LOG_LIKELIHOOD} numbers): `loo` needs it. Ask for fewer draws.",
             )
-            return None, (say(finding),)
+            return None, (finding,)
         # Keep rows × batch bounded, so that the (batch, rows, K) tables inside stay small.
         values = in_batches(one, flat, batch=max(1, min(BATCH, 200_000 // max(rows, 1))))
     return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, ()
@@ -213,6 +213,20 @@ def observed(
         return jax.tree.map(np.asarray, jax.jit(values)())
 
 
+def log_likelihood_at(
+    m: Any, parameters: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> float:
+    """Give log p(x|θ) at one θ, summed over rows, latents summed out, in nats."""
+
+    @jax.jit
+    def total(theta: Any) -> jax.Array:
+        rows = m.log_likelihood(theta, *args, **kwargs)
+        return sum((jnp.sum(row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
+
+    with matching_precision(parameters, args, dict(kwargs)):
+        return float(total({site: jnp.asarray(value) for site, value in parameters.items()}))
+
+
 def assemble(
     m: Any,
     samples: Mapping[str, np.ndarray],
@@ -231,7 +245,7 @@ def assemble(
 
     Returns
     -------
-    The DataTree, and what a reader must know of it.
+    The DataTree, and what a reader must know of it (not yet said aloud).
     """
     log_likelihood, findings = pointwise(m, samples, args, kwargs)
     data = observed(m, args, kwargs)

@@ -1,0 +1,165 @@
+"""Which guide SVI is to fit: NumPyro's autoguides by name, class or maker, or a guide of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.starts import Start
+from triptych.models.errors import InputError
+
+__all__ = ["Resolved", "guide_names", "is_point", "resolve", "whitened"]
+
+# Neither a guide to name nor one that a program alone can be given to.
+BASES = ("AutoGuide", "AutoContinuous")
+
+
+class Resolved(NamedTuple):
+    """A guide ready for SVI.
+
+    Attributes
+    ----------
+    guide : the guide program.
+    own : whether it is the user's, for the sites of the program itself, and not one on the whitened space.
+    name : what to call it.
+    """
+
+    guide: Any
+    own: bool
+    name: str
+
+
+def guide_names() -> tuple[str, ...]:
+    """Name the autoguides of NumPyro that need nothing but the program."""
+    return tuple(name for name, kind in _kinds().items() if not _missing(kind))
+
+
+def resolve(guide: Any, program: Callable[[], None], size: int, options: Mapping[str, Any]) -> Resolved:
+    """Make the guide.
+
+    Parameters
+    ----------
+    guide : name or class of an autoguide; a function that makes one from a program; an autoguide already
+        made, on the marginal of the program; or a guide program with a sample site for each parameter.
+    program : the whitened program.
+    size : its number of coordinates, p.
+    options : keyword arguments of the autoguide.
+
+    Raises
+    ------
+    InputError : no such guide, one that needs more than a program, or options it does not have.
+    """
+    from numpyro.infer.autoguide import AutoGuide
+
+    if isinstance(guide, str):
+        guide = _by_name(guide)
+    if isinstance(guide, AutoGuide):
+        return Resolved(guide, True, type(guide).__name__)
+    if isinstance(guide, type) and issubclass(guide, AutoGuide):
+        return Resolved(_make(guide, program, size, options), False, guide.__name__)
+    if not callable(guide):
+        raise InputError(
+            f"`guide` is {type(guide).__name__}: give the name of an autoguide ({', '.join(guide_names())}), "
+            "its class, or a guide program."
+        )
+    name = getattr(guide, "__name__", None) or type(guide).__name__
+    made = _try_maker(guide, program)
+    return Resolved(made, False, type(made).__name__) if made is not None else Resolved(guide, True, name)
+
+
+def is_point(guide: Any) -> bool:
+    """Whether a guide is a single point (its ELBO is then no bound on the evidence)."""
+    from numpyro.infer.autoguide import AutoDelta
+
+    return isinstance(guide, AutoDelta) or guide is AutoDelta or guide == "AutoDelta"
+
+
+def whitened(start: Start, density: Callable[[Any], jax.Array], *, jacobian: bool = True) -> Callable[[], None]:
+    """Give the posterior as a program with one site, z ∈ R^p, u = centre + scale · z.
+
+    Adam's steps then have the size of the posterior's own scales, whatever the units of the data; and a
+    Gaussian guide is Gaussian in u all the same, a mean-field one mean-field.
+    """
+    import numpyro
+    from numpyro.distributions import ImproperUniform, constraints
+
+    def program() -> None:
+        centre, scale = jnp.asarray(start.centre, float), jnp.asarray(start.scale, float)
+        z = numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (len(start.centre),)))
+        volume = jnp.sum(jnp.log(scale)) if jacobian else 0.0
+        with numpyro.handlers.block():  # the sites inside the density are not this program's
+            value = density(centre + scale * z)
+        numpyro.factor("log_density", value + volume)
+
+    return program
+
+
+def _kinds() -> dict[str, type]:
+    from numpyro.infer import autoguide
+
+    return {
+        name: kind
+        for name, kind in sorted(vars(autoguide).items())
+        if isinstance(kind, type) and issubclass(kind, autoguide.AutoGuide) and name not in BASES
+    }
+
+
+def _missing(kind: type) -> str | None:
+    """Say what a guide needs beyond a program."""
+    if kind.__name__ == "AutoGuideList":
+        return "guides to put together"
+    required = [
+        parameter.name
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    return ", ".join(f"`{name}`" for name in required[1:]) or None
+
+
+def _by_name(name: str) -> type:
+    kinds = _kinds()
+    if name in kinds:
+        return kinds[name]
+    near = difflib.get_close_matches(name, guide_names(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InputError(f"There is no guide {name!r}.{hint} The guides are: {', '.join(guide_names())}.")
+
+
+def _make(kind: type, program: Callable[[], None], size: int, options: Mapping[str, Any]) -> Any:
+    from numpyro.infer.initialization import init_to_value
+
+    accepted = inspect.signature(kind).parameters
+    missing = _missing(kind)
+    if missing and not all(name.strip("`") in options for name in missing.split(", ")):
+        raise InputError(
+            f"{kind.__name__} needs {missing} beside the program: build it yourself on `marginal(model)` and "
+            "give the guide itself, or choose another."
+        )
+    unknown = [name for name in options if name not in accepted]
+    if unknown:
+        known = ", ".join(name for name in accepted if name not in ("self", "model", "prefix", "init_loc_fn"))
+        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}: it has {known}.")
+    extra: dict[str, Any] = {}
+    if "init_loc_fn" in accepted:
+        extra["init_loc_fn"] = init_to_value(values={"z": jnp.zeros(size)})
+    return kind(program, **(extra | dict(options)))
+
+
+def _try_maker(guide: Callable[..., Any], program: Callable[[], None]) -> Any | None:
+    """Call `guide` with a program, quietly, to see whether it makes an autoguide."""
+    from numpyro import handlers
+    from numpyro.infer.autoguide import AutoGuide
+
+    try:
+        with handlers.block(), handlers.seed(rng_seed=np.uint32(0)):
+            made = guide(program)
+    except Exception:  # a guide program, not made for this argument
+        return None
+    return made if isinstance(made, AutoGuide) else None

@@ -1,0 +1,299 @@
+"""Stochastic variational inference: any autoguide on the marginal, run until the ELBO has stopped improving."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from triptych.inference.arguments import checked
+from triptych.inference.fit import Evidence, Fit
+from triptych.inference.guides import Resolved, is_point, resolve, whitened
+from triptych.inference.labels import align_all
+from triptych.inference.marginal import Marginal, marginal
+from triptych.inference.posterior import assemble, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.precision import matching_precision
+from triptych.inference.schedule import Schedule
+from triptych.inference.starts import Start, best_of_climbs, target
+from triptych.inference.status import Finding, Status, say
+from triptych.inference.timing import stopwatch
+from triptych.models.errors import InputError
+
+__all__ = ["SVI"]
+
+BLOCK = 250  # steps compiled as one loop; between blocks the schedule and the progress bar look
+# Guides with one mode in the unconstrained space: their draws cannot switch labels.
+UNIMODAL = ("AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoLowRankMultivariateNormal")
+UNIMODAL += ("AutoDelta", "AutoLaplaceApproximation")
+
+
+class Optimised(NamedTuple):
+    """What the optimisation leaves: the guide's parameters, averaged over the last block, and the trace."""
+
+    parameters: Mapping[str, Any]
+    trace: np.ndarray
+    rates: np.ndarray
+    status: Status
+
+
+@dataclasses.dataclass(frozen=True)
+class SVI:
+    """Maximise ELBO = E_q[log p(x, θ) − log q(θ)] over a guide q, by Adam.
+
+    The search begins at the best of several climbs from the prior (judged by the ELBO of a Gaussian there),
+    in coordinates scaled by the posterior's own curvature, so that the units of the data change nothing.
+    The learning rate falls at each plateau of the ELBO; the smallest one's plateau ends the run.
+
+    Parameters
+    ----------
+    model : any NumPyro program; discrete latents are summed out.
+    guide : name or class of an autoguide, a function that makes one from a program, an autoguide made on
+        `marginal(model)`, or a guide program of your own.
+    steps : at most.
+    draws : from the guide, kept in the fit.
+    learning_rate : of the first stage, in posterior standard deviations a step.
+    particles : draws a step that the ELBO's gradient is averaged over.
+    tol : nats a parameter; a window that gains less is a plateau.
+    guide_options : keyword arguments of the autoguide, such as `rank`.
+
+    Raises
+    ------
+    InputError : a setting out of range, an unknown guide (they are listed).
+    """
+
+    model: Callable[..., Any]
+    guide: Any = "AutoMultivariateNormal"
+    steps: int = 20_000
+    draws: int = 1000
+    learning_rate: float = 0.02
+    particles: int = 8
+    tol: float = 0.01
+    guide_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "draws", "particles"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"`{name}` is {value!r}: give a whole number, at least 1.")
+        for name in ("learning_rate", "tol"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
+                raise InputError(f"`{name}` is {value!r}: give a number above 0.")
+        if isinstance(self.guide, str):
+            resolve(self.guide, lambda: None, 1, self.guide_options)
+
+    def run(
+        self,
+        key: jax.Array,
+        *args: Any,
+        progress: Callable[[int, int, float], None] | None = None,
+        **kwargs: Any,
+    ) -> Fit:
+        """Fit the guide and draw from it.
+
+        Parameters
+        ----------
+        key : random key.
+        *args, **kwargs : what the program is called with.
+        progress : called after each block with (steps done, steps at most, its mean ELBO).
+
+        Raises
+        ------
+        InputError : data that the model refuses, a program that cannot be traced, a guide that does not fit it.
+        """
+        args, kwargs = checked(self.model, args, kwargs)
+        m = marginal(self.model)
+        with stopwatch() as watch, matching_precision(args, kwargs):
+            key_start, key_run, key_draws = jax.random.split(key, 3)
+            start = best_of_climbs(key_start, m, args, kwargs)
+            problem = Problem.make(self, m, start, args, kwargs)
+            optimised = optimise(self, problem, key_run, progress)
+            samples, statistics = problem.draw(key_draws, optimised.parameters, self.draws)
+            findings: list[Finding] = []
+            if problem.resolved.name not in UNIMODAL:
+                samples, findings = _aligned(m, samples, start, args, kwargs)
+            structure = m.structure(*args, **kwargs)
+            estimate = point_estimate(samples, {site: p.support for site, p in structure.parameters.items()})
+            tree, more = assemble(m, samples, args, kwargs, sample_stats=statistics)
+            total = log_likelihood_at(m, estimate, args, kwargs)
+        tree["optimization"] = xr.DataTree(
+            xr.Dataset({"elbo": ("step", optimised.trace), "learning_rate": ("step", optimised.rates)})
+        )
+        if not optimised.status.ok:
+            findings.append(Finding(optimised.status.name, optimised.status.value))
+        return Fit(
+            method="svi",
+            model=self.model,
+            status=optimised.status,
+            seconds=watch.seconds,
+            parameters=estimate,
+            log_likelihood=total,
+            objective=optimised.trace,
+            data=tree,
+            evidence=_evidence(problem.resolved, statistics),
+            findings=tuple(say(finding) for finding in (*findings, *more)),
+            settings=self._settings(problem.resolved),
+        )
+
+    def _settings(self, resolved: Resolved) -> dict[str, Any]:
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del settings["model"]
+        return settings | {"guide": resolved.name, "guide_options": dict(self.guide_options)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A guide and the program that it stands for: the whitened one, or the marginal for a guide of one's own."""
+
+    program: Callable[..., Any]
+    resolved: Resolved
+    m: Marginal
+    start: Start
+    call: tuple[tuple[Any, ...], dict[str, Any]]  # of `program` and guide
+    svi: Any
+
+    @classmethod
+    def make(
+        cls, settings: SVI, m: Marginal, start: Start, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Problem:
+        """Build NumPyro's SVI around a guide."""
+        import optax
+        from numpyro.infer import SVI as NumPyroSVI  # noqa: N811
+        from numpyro.infer import Trace_ELBO
+        from numpyro.optim import optax_to_numpyro
+
+        point = is_point(settings.guide)
+        # A point has no volume: its optimum is the mode in the natural parameters, as AutoDelta's is in NumPyro.
+        density = target(m, args, kwargs, jacobian=False).density if point else start.density
+        program = whitened(start, density, jacobian=not point)
+        resolved = resolve(settings.guide, program, start.space.size, settings.guide_options)
+        call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
+        optimiser = optax_to_numpyro(optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate))
+        fitted = m if resolved.own else program
+        loss = Trace_ELBO(num_particles=settings.particles)
+        svi = NumPyroSVI(fitted, resolved.guide, optimiser, loss)
+        return cls(fitted, resolved, m, start, call, svi)
+
+    def draw(
+        self, key: jax.Array, parameters: Mapping[str, Any], count: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Draw from the guide: site → (1, count, …), with `lp` and `log_weight` = lp − log q, nats (1, count)."""
+        from numpyro import handlers
+        from numpyro.infer.autoguide import AutoLaplaceApproximation
+        from numpyro.infer.util import log_density
+
+        args, kwargs = self.call
+        guide, own = self.resolved.guide, self.resolved.own
+        sites = self.start.space.sites if own else ("z",)
+        gaussian = None
+        if isinstance(guide, AutoLaplaceApproximation) and not own:
+            gaussian = guide.get_posterior(parameters)
+
+        def one(index: Any) -> tuple[Any, Any, Any]:
+            chosen = jax.random.fold_in(key, index)
+            if gaussian is not None:
+                values = {"z": gaussian.sample(chosen)}
+                log_q = gaussian.log_prob(values["z"])
+            else:
+                seeded = handlers.seed(guide, chosen)
+                log_q, trace = log_density(seeded, args, kwargs, dict(parameters))
+                values = {site: trace[site]["value"] for site in sites}
+            lp = log_density(handlers.seed(self.program, 0), args, kwargs, values)[0]
+            return values, lp, log_q
+
+        values, lp, log_q = in_batches(one, np.arange(count))
+        statistics = {"lp": lp[None]} if is_point(guide) else {"lp": lp[None], "log_weight": (lp - log_q)[None]}
+        if own:
+            return {site: value[None] for site, value in values.items()}, statistics
+        u = self.start.centre + self.start.scale * values["z"]
+        return self.start.space.natural(u[None]), statistics
+
+
+def optimise(
+    settings: SVI, problem: Problem, key: jax.Array, progress: Callable[[int, int, float], None] | None
+) -> Optimised:
+    """Run blocks of steps until the schedule is done, the steps are, or nothing finite is left."""
+    args, kwargs = problem.call
+    svi = problem.svi
+    state = svi.init(key, *args, **kwargs)
+    length = max(1, min(BLOCK, settings.steps // 16))
+    blocks = max(1, settings.steps // length)
+    block = jax.jit(lambda state, rate: run_block(svi, args, kwargs, state, rate, length))
+    size = problem.start.space.size
+    schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
+    trace: list[np.ndarray] = []
+    rates: list[float] = []
+    average, status = None, Status.STEP_LIMIT
+    for done in range(1, blocks + 1):
+        rate = schedule.current
+        state, mean, elbo = block(state, jnp.asarray(rate, jnp.result_type(float)))
+        elbo = np.asarray(elbo)
+        trace.append(elbo)
+        rates += [rate] * length
+        if np.mean(np.isfinite(elbo)) < 0.5 or not _finite(mean):
+            status = Status.NON_FINITE
+            average = mean if average is None else average
+            break
+        average = mean
+        if progress is not None:
+            progress(done * length, blocks * length, float(np.nanmean(elbo)))
+        if schedule.update(np.concatenate(trace)):
+            status = Status.STEP_LIMIT if schedule.cut else Status.CONVERGED
+            break
+    parameters = svi.constrain_fn(average)
+    return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
+
+
+def run_block(
+    svi: Any, args: Sequence[Any], kwargs: Mapping[str, Any], state: Any, rate: Any, length: int
+) -> tuple[Any, Any, jax.Array]:
+    """Take `length` steps: the new state, the mean of the guide's (unconstrained) parameters, the ELBO of each.
+
+    A step whose loss is not finite is not taken. Averaging the iterates removes the noise of the last steps
+    (Polyak & Juditsky 1992; for variational inference, Dhaka et al. 2020).
+    """
+    count, (parameters, inner) = state.optim_state
+    inner = inner._replace(hyperparams={**inner.hyperparams, "learning_rate": rate})
+    state = state._replace(optim_state=(count, (parameters, inner)))
+
+    def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+        state, total = carry
+        state, loss = svi.stable_update(state, *args, **kwargs)
+        total = jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))
+        return (state, total), -loss
+
+    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
+    (state, total), elbo = jax.lax.scan(step, (state, zeros), None, length=length)
+    return state, jax.tree.map(lambda value: value / length, total), elbo
+
+
+def _finite(tree: Any) -> bool:
+    return all(bool(np.all(np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(tree))
+
+
+def _aligned(
+    m: Marginal, samples: Mapping[str, np.ndarray], start: Start, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
+    flat, groups = align_all(m, {site: value[0] for site, value in samples.items()}, pivot, *args, **kwargs)
+    findings = [
+        Finding("LABELS_AMBIGUOUS", f"The labels of {group.latent} could as well be others in many draws.")
+        for group, found in groups
+        if found.ambiguous
+    ]
+    return {site: value[None] for site, value in flat.items()}, findings
+
+
+def _evidence(resolved: Resolved, statistics: Mapping[str, np.ndarray]) -> Evidence:
+    if "log_weight" not in statistics:
+        return Evidence(method=f"{resolved.name} is a point: its objective bounds nothing")
+    weights = statistics["log_weight"]
+    error = float(np.std(weights, ddof=1) / np.sqrt(weights.size)) if weights.size > 1 else None
+    return Evidence(
+        elbo=float(np.mean(weights)), standard_error=error, method=f"ELBO of {resolved.name}, {weights.size} draws"
+    )
