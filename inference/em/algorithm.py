@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
-from triptych.inference.em.loop import Run, climb
+from triptych.inference.em.loop import Problem, Run, climb
 from triptych.inference.fit import Fit
 from triptych.inference.precision import double_precision
 from triptych.inference.timing import stopwatch
@@ -103,7 +104,7 @@ class EM:
         """Take one EM step: θ → θ', with the objective at θ."""
         kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
         with double_precision():
-            following, objective, _ = kernel.problem.step(kernel.inward(state.parameters))
+            following, objective = _one_step(kernel.problem, kernel.inward(state.parameters))
             return EMState(kernel.outward(following)), EMInfo(float(objective))
 
     def run(
@@ -184,6 +185,12 @@ class EM:
             block=block,
             progress=show,
         )
+
+
+@jax.jit
+def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
+    following, objective, _ = problem.step(parameters)
+    return following, objective
 
 
 def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
