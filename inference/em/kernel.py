@@ -12,7 +12,6 @@ import numpy as np
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.loop import Problem
 from triptych.inference.status import Finding
-from triptych.models.errors import InputError
 
 __all__ = ["Call", "Kernel", "Review", "Start", "bind", "has_kernel"]
 
@@ -94,17 +93,15 @@ class Kernel(Protocol):
 
 @singledispatch
 def bind(model: Any, call: Call) -> Kernel:
-    """Bind a model to its data: give the hand-written kernel of its type.
+    """Bind a model to its data: the hand-written kernel of its type, else one derived from the program.
 
     Raises
     ------
-    InputError : nobody wrote one, or the data are not what the model can take.
+    InputError : the data are not what the model can take, or a site stands in the way of a derivation.
     """
-    del call
-    raise InputError(
-        f"EM has no kernel for {type(model).__name__} {getattr(model, '__name__', '')!s}: "
-        "register one with `triptych.inference.em.bind.register`, or fit the program by SVI or MCMC."
-    )
+    from triptych.inference.em.derived import derive
+
+    return derive(model, call)
 
 
 def has_kernel(model: Any) -> bool:

@@ -1,0 +1,101 @@
+"""The E-step of any program with discrete latents: every factor of the log joint with the weight of its cells.
+
+Let log p(x, z, θ) = Σ_f f(z_f, θ), each factor f a table over the latents it meets. With
+
+    log p(x, θ) = log Σ_z exp Σ_f f(z_f, θ)         (NumPyro's enumeration, funsor's elimination)
+    w_f = ∂ log p(x, θ) / ∂ f = p(z_f | x, θ)       (the E-step is a gradient, whatever the graph of the latents)
+
+the function that the M-step climbs is Q(θ' | θ) = Σ_f Σ_cells w_f f(θ'), and ∇Q(θ | θ) = ∇ log p(x, θ) (Fisher's identity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from triptych.inference.em.family import Array, Parameters
+from triptych.inference.marginal import LARGEST_TABLE
+from triptych.inference.plan import analyse
+from triptych.inference.survey import Survey, survey
+
+__all__ = ["Joint", "Weights", "joint_of"]
+
+Weights = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joint:
+    """The factors of a program's log joint; compared by identity, so that it can be static in `jax.jit`.
+
+    `absorbed` are the sites that hang on a discrete latent; `ignored` those left out (priors, under "mle").
+    """
+
+    program: Callable[..., Any]
+    sites: Survey
+    absorbed: tuple[str, ...]
+    ignored: frozenset[str]
+
+    def tables(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Give site → factor (a table with named axes) at θ."""
+        from triptych.inference.enumeration import run_enumerated
+
+        factors, _ = run_enumerated(self.program, args, kwargs, self.sites, parameters)
+        return {name: factor for name, factor in factors.items() if name not in self.ignored}
+
+    def log_marginal(self, factors: Mapping[str, Any], tables: Mapping[str, Array]) -> Array:
+        """log Σ_z exp Σ_f of the absorbed factors, with `tables` in place of theirs."""
+        from triptych.inference.elimination import eliminate
+
+        if not self.absorbed:
+            return jnp.zeros(())
+        return eliminate([factors[name]._replace(table=tables[name]) for name in self.absorbed], self.sites)
+
+    def weigh(self, parameters: Parameters, args: Any, kwargs: Any) -> tuple[Weights, Array]:
+        """E-step: the weight of every cell of every absorbed factor, and the objective at θ (nats)."""
+        factors = self.tables(parameters, args, kwargs)
+        tables = {name: factors[name].table for name in self.absorbed}
+        value, weights = jax.value_and_grad(lambda t: self.log_marginal(factors, t))(tables)
+        rest = sum((jnp.sum(f.table) for name, f in factors.items() if name not in tables), start=jnp.zeros(()))
+        return weights, value + rest
+
+    def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Weights:
+        """Random weights that some posterior could have: those of tables of Gaussian noise."""
+        factors = self.tables(parameters, args, kwargs)
+        keys = jax.random.split(key, max(len(self.absorbed), 1))
+        tables = {
+            name: scale * jax.random.normal(one, factors[name].table.shape, factors[name].table.dtype)
+            for name, one in zip(self.absorbed, keys, strict=False)
+            if name in self.sites.latents
+        }
+        zeros = {name: jnp.zeros_like(factors[name].table) for name in self.absorbed}
+        return jax.grad(lambda t: self.log_marginal(factors, t))({**zeros, **tables})
+
+    def expected(self, parameters: Parameters, weights: Weights, args: Any, kwargs: Any) -> Array:
+        """Q(θ' | weights): the expected log joint (nats)."""
+        factors = self.tables(parameters, args, kwargs)
+        total = jnp.zeros(())
+        for name, factor in factors.items():
+            weight = weights.get(name)
+            # A cell of weight 0 may hold −inf; it must not count, nor make the gradient NaN.
+            table = factor.table if weight is None else jnp.where(weight > 0, factor.table, 0.0) * weight
+            total += jnp.sum(table)
+        return total
+
+
+def joint_of(program: Callable[..., Any], args: Any, kwargs: Any, objective: str) -> Joint:
+    """Survey a program and find what hangs on its discrete latents.
+
+    Raises
+    ------
+    InputError : a latent cannot be enumerated; the text names the site and the way out.
+    """
+    sites = survey(program, args, kwargs)
+    absorbed: tuple[str, ...] = ()
+    if sites.latents:
+        absorbed = tuple(analyse(program, args, kwargs, sites, LARGEST_TABLE).absorbed)
+    ignored = frozenset(sites.parameters) if objective == "mle" else frozenset()
+    return Joint(program, sites, tuple(name for name in absorbed if name not in ignored), ignored)

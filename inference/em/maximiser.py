@@ -1,0 +1,134 @@
+"""The M-step of any program: closed forms where they were verified, quasi-Newton steps where not.
+
+Blocks are maximised in turn (real-valued ones first, since a mean's maximum does not hang on its variance, while the
+variance's does on the mean). Each leaves Q no lower than before, so EM stays monotone (Meng & Rubin 1993, ECM).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from triptych.inference.em.closed_form import Gradient, agrees, forms_for, solve
+from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.quadratic import newton, quadratic_shape
+from triptych.inference.unconstrained import Coordinates, coordinates
+
+__all__ = ["Block", "Expected", "maximise", "read_blocks"]
+
+Expected = Callable[[Parameters], Array]  # θ ↦ Q(θ), the weights fixed
+ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed form
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """How one group of sites is maximised: `rule` is "closed form", "quadratic" or "ascent", `how` names the shape."""
+
+    sites: tuple[str, ...]
+    rule: str
+    how: str
+    reason: str = ""
+
+
+class Point(NamedTuple):
+    """Where a program is probed: parameters and their supports."""
+
+    parameters: Parameters
+    supports: Mapping[str, Any]
+
+
+def _along(expected: Expected, parameters: Parameters, site: str) -> Gradient:
+    """∂Q/∂x along one site, the others fixed."""
+    return jax.grad(lambda x: expected({**parameters, site: x}))
+
+
+def read_blocks(expected: Expected, point: Point, key: jax.Array) -> tuple[Block, ...]:
+    """Find, site by site, the closed form that Q has; everything else becomes one block of gradient ascent.
+
+    Run once, before the first iteration, on the weights of a random start.
+    """
+    blocks, rest, reasons = [], [], []
+    for site, one in zip(point.parameters, jax.random.split(key, len(point.parameters)), strict=True):
+        found = jax.tree.map(lambda x: x, _read(expected, point, site, one))
+        if found is None:
+            rest.append(site)
+            reasons.append(site)
+        else:
+            blocks.append(found)
+    blocks.sort(key=lambda block: block.rule != "quadratic")
+    if rest:
+        reason = f"Q along {', '.join(reasons)} is not one of the shapes with a closed form"
+        blocks.append(Block(tuple(rest), "ascent", f"L-BFGS, {ASCENT_STEPS} steps", reason))
+    return tuple(blocks)
+
+
+def _read(expected: Expected, point: Point, site: str, key: jax.Array) -> Block | None:
+    from numpyro.distributions import biject_to, constraints
+
+    x, support = point.parameters[site], point.supports[site]
+    gradient = jax.jit(_along(expected, point.parameters, site))
+    transform = biject_to(support)
+    keys = jax.random.split(key, 3)
+    inner = transform.inv(x)
+    points = [transform(inner + 0.4 * jax.random.normal(one, inner.shape, inner.dtype)) for one in keys]
+    base = support
+    while isinstance(base, constraints._IndependentConstraint):
+        base = base.base_constraint
+    if base is constraints.real or base is constraints.real_vector:
+        shape = quadratic_shape(gradient, x, points)
+        return None if shape is None else Block((site,), "quadratic", shape)
+    for form in forms_for(support):
+        if bool(agrees(form, gradient, x, jnp.stack(points))):
+            maximum = np.asarray(solve(form, gradient, x))
+            if np.all(np.isfinite(maximum)) and np.all(np.asarray(support(jnp.asarray(maximum)))):
+                return Block((site,), "closed form", form.name)
+    return None
+
+
+def maximise(
+    blocks: Sequence[Block], expected: Expected, parameters: Parameters, supports: Mapping[str, Any]
+) -> Parameters:
+    """Maximise Q block by block; a block whose maximum is not finite stays where it is."""
+    current = dict(parameters)
+    for block in blocks:
+        if block.rule == "ascent":
+            current = _ascend(expected, current, {site: supports[site] for site in block.sites})
+            continue
+        (site,) = block.sites
+        gradient, x = _along(expected, current, site), current[site]
+        if block.rule == "quadratic":
+            proposal = newton(gradient, x, block.how)
+        else:
+            form = next(form for form in forms_for(supports[site]) if form.name == block.how)
+            proposal = solve(form, gradient, x)
+        fine = jnp.all(jnp.isfinite(proposal)) & jnp.all(supports[site](proposal))
+        current[site] = jnp.where(fine, proposal, x)
+    return current
+
+
+def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:
+    """Climb Q in unconstrained space by L-BFGS with a line search; the start is kept if nothing is better."""
+    space: Coordinates = coordinates({site: (parameters[site].shape, one) for site, one in supports.items()})
+    start = space.unconstrain(parameters)
+
+    def loss(u: Array) -> Array:
+        return -expected({**parameters, **space.constrain(u)})
+
+    optimiser = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def body(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+        u, state = carry
+        value, gradient = value_and_grad(u, state=state)
+        updates, state = optimiser.update(gradient, state, u, value=value, grad=gradient, value_fn=loss)
+        return (optax.apply_updates(u, updates), state), None
+
+    (u, _), _ = jax.lax.scan(body, (start, optimiser.init(start)), None, length=ASCENT_STEPS)
+    better = loss(u) <= loss(start)
+    return {**parameters, **space.constrain(jnp.where(better, u, start))}
