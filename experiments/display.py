@@ -88,6 +88,8 @@ def show_outcome(outcome: Outcome) -> None:
         elif not entry["ok"]:
             console.print(f"[yellow]Warning, {escape(name)}:[/] {escape(entry['message'])}")
         for code, text in entry["findings"]:
+            if code.lower() == entry["status"]:
+                continue
             console.print(f"[yellow]{escape(name)}[/] {escape(f'[{code}]')} {escape(text)}")
     console.print(escape(_times(manifest)), soft_wrap=True)
     told = {f"{name}: {e['message']}" for name, e in manifest["fits"].items() if e["status"] == "failed"}

@@ -162,13 +162,21 @@ class SVISettings(Settings):
     """Most optimiser steps."""
     draws: PositiveInt = 1000
     """Draws from the fitted guide."""
+    learning_rate: PositiveFloat = 0.02
+    """Learning rate of the first stage, in posterior standard deviations a step."""
+    particles: PositiveInt = 8
+    """Draws a step that the gradient of the ELBO is averaged over."""
+    tol: PositiveFloat = 0.01
+    """Nats a parameter; a window of steps that gains less is a plateau."""
+    guide_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the autoguide, such as `rank`."""
 
     @field_validator("guide")
     @classmethod
     def _known(cls, guide: str) -> str:
         if guide not in autoguides():
             meant, known = nearest(guide, autoguides()), f" Known are {', '.join(autoguides())}."
-            raise ValueError(f"NumPyro has no guide {guide!r}; {meant}{'' if 'nown are' in meant else known}")
+            raise ValueError(f"there is no guide {guide!r}; {meant}{'' if 'nown are' in meant else known}")
         return guide
 
 
@@ -176,7 +184,7 @@ class MCMCSettings(Settings):
     """NUTS on the marginal."""
 
     method: Literal["mcmc"]
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    warmup: PositiveInt = 1000
     """Warm-up draws a chain, thrown away."""
     draws: PositiveInt = 1000
     """Draws a chain, kept."""
@@ -184,3 +192,7 @@ class MCMCSettings(Settings):
     """Number of chains."""
     target_accept: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Target acceptance probability; raise it towards 1 against divergences."""
+    max_tree_depth: PositiveInt = 10
+    """A trajectory has at most 2^this steps."""
+    chain_method: Literal["vectorized", "sequential"] = "vectorized"
+    """Whether the chains run in one program or one after the other."""

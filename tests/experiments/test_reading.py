@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -173,6 +173,17 @@ def test_settings_are_those_of_the_class_with_its_defaults(name: str) -> None:
         if key in ("name", "method"):
             continue
         assert key in fields, f"{made.__name__} has no field {key}"
-        default = fields[key].default
+        field = fields[key]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         assert setting.is_required() == (default is dataclasses.MISSING)
-        assert setting.is_required() or setting.default == default
+        assert setting.is_required() or setting.get_default(call_default_factory=True) == default
+
+
+def test_the_guides_and_starts_of_a_config_are_those_of_the_methods() -> None:
+    from triptych.experiments.autoguides import autoguides
+    from triptych.experiments.settings import EMSettings
+    from triptych.inference.em.starts import RECIPES
+    from triptych.inference.guides import guide_names
+
+    assert autoguides() == tuple(sorted(guide_names()))
+    assert get_args(EMSettings.model_fields["starts"].annotation) == ("portfolio", *RECIPES)
