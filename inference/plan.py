@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from triptych.inference.elimination import check_size
@@ -81,26 +83,41 @@ def analyse(
 
     def run(probes: Sequence[Any]) -> list[Any]:
         probe = dict(zip(names, probes, strict=True))
-        factors, deterministic = run_enumerated(program, args, kwargs, sites, {}, probes=probe, fill=True)
-        found["factors"], found["deterministic"] = factors, list(deterministic)
-        return [factor.table for factor in factors.values()] + list(deterministic.values())
+        found["run"] = run_enumerated(program, args, kwargs, sites, {}, probes=probe, fill=True)
+        factors, deterministic, supports = found["run"]
+        bounds = [_sum_of_leaves(supports[name]) for name in supports]
+        return [*(factor.table for factor in factors.values()), *bounds, *deterministic.values()]
 
-    reached = [
-        tuple(names[i] for i in sorted(positions))
-        for positions in _depends_on(jax.make_jaxpr(run)([0] * len(names)).jaxpr)
-    ]
-    factors: dict[str, Factor] = found["factors"]
+    jaxpr = jax.make_jaxpr(run)([0] * len(names)).jaxpr
+    reached = iter([names[i] for i in sorted(positions)] for positions in _depends_on(jaxpr))
+    factors, deterministic, supports = found["run"]
     absorbed = {}
-    for (name, factor), latents in zip(factors.items(), reached, strict=False):
-        _check_reach(name, factor, latents, sites)
+    for name, factor in factors.items():
+        _check_reach(name, factor, next(reached), sites)
         if factor.latents or name in sites.latents:
             absorbed[name] = factor.latents
-    check_size([factors[name] for name in absorbed], sites, largest_table)
-    hidden = {name for name, of in zip(found["deterministic"], reached[len(factors) :], strict=True) if of}
+    for name in supports:
+        _check_support(name, next(reached))
+    if absorbed:
+        check_size([factors[name] for name in absorbed], sites, largest_table)
+    hidden = {name for name, latents in zip(deterministic, reached, strict=True) if latents}
     components = _components(absorbed, sites)
     joint = {component.name: component.observed for component in components if component.observed}
     alone = {name: (name,) for name in factors if name in sites.observed and name not in absorbed}
     return Plan(absorbed, frozenset(hidden), components, {**joint, **alone})
+
+
+def _sum_of_leaves(support: Any) -> Any:
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(support) if isinstance(leaf, jax.Array | np.ndarray))
+
+
+def _check_support(name: str, latents: Sequence[str]) -> None:
+    if latents:
+        raise InputError(
+            f"the support of site '{name}' moves with the discrete latent '{latents[0]}', so '{name}' has no "
+            f"one space to be moved in. Draw a standard variable with a fixed support and shift or scale it by "
+            f"'{latents[0]}' afterwards."
+        )
 
 
 def _components(absorbed: Mapping[str, tuple[str, ...]], sites: Survey) -> tuple[Component, ...]:

@@ -29,6 +29,8 @@ from triptych.models.linear_regression import BayesianLinearRegression
 
 __all__ = ["RegressionKernel"]
 
+NONE_DETERMINED = 0.05  # well-determined weights (MacKay's γ) below which w counts as 0
+
 
 @dataclasses.dataclass(frozen=True)
 class RegressionKernel:
@@ -92,13 +94,17 @@ class RegressionKernel:
         """Give the log evidence, w integrated out; say when the weights vanished or the fit is perfect."""
         values = np.asarray(_evidences(self.problem, parameters))
         precisions, noises = np.asarray(parameters["lambda"]), np.asarray(parameters["beta"])
-        hyper, reviews = self.problem.hyper, []
+        singular, reviews = np.asarray(self.problem.moments.singular), []
         for value, precision, noise in zip(values, precisions, noises, strict=True):
             found = []
-            if precision >= float(hyper.lambda_cap) * 0.99:
-                text = "λ grew without bound: the columns explain nothing of y, and w is 0. Check the columns and y."
+            determined = float(np.sum(noise * singular**2 / (precision + noise * singular**2)))
+            if determined < NONE_DETERMINED:
+                text = (
+                    f"The data determine {determined:.1g} of {len(self.rotation)} weights: λ grew without bound, the "
+                    "columns explain nothing of y, and w is 0. Check the columns and y."
+                )
                 found.append(Finding("WEIGHTS_VANISH", text))
-            if noise >= float(hyper.beta_cap) * 0.99:
+            if noise >= float(self.problem.hyper.beta_cap) * 1e-3:
                 text = "β grew without bound: the columns fit y perfectly. Use objective='map', or fewer columns."
                 found.append(Finding("PERFECT_FIT", text))
             reviews.append(Review(float(value), tuple(found)))
