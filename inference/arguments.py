@@ -18,7 +18,7 @@ ATTRIBUTE = "triptych_arguments"
 def checked(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Let a model that can check its data do so, before any work; give the call's arguments as it returns them.
+    """Let a model that can check its data do so, before any work; give the arguments as it returns them.
 
     Raises
     ------

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from triptych.inference.starts import Start
 from triptych.models.errors import InputError
@@ -80,7 +79,9 @@ def is_point(guide: Any) -> bool:
     return isinstance(guide, AutoDelta) or guide is AutoDelta or guide == "AutoDelta"
 
 
-def whitened(start: Start, density: Callable[[Any], jax.Array], *, jacobian: bool = True) -> Callable[[], None]:
+def whitened(
+    start: Start, density: Callable[[Any], jax.Array], *, jacobian: bool = True
+) -> Callable[[], None]:
     """Give the posterior as a program with one site, z ∈ R^p, u = centre + scale · z.
 
     Adam's steps then have the size of the posterior's own scales, whatever the units of the data; and a
@@ -118,7 +119,8 @@ def _missing(kind: type) -> str | None:
         parameter.name
         for parameter in inspect.signature(kind).parameters.values()
         if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     return ", ".join(f"`{name}`" for name in required[1:]) or None
 
@@ -158,7 +160,7 @@ def _try_maker(guide: Callable[..., Any], program: Callable[[], None]) -> Any | 
     from numpyro.infer.autoguide import AutoGuide
 
     try:
-        with handlers.block(), handlers.seed(rng_seed=np.uint32(0)):
+        with handlers.block(), handlers.seed(rng_seed=0):
             made = guide(program)
     except Exception:  # a guide program, not made for this argument
         return None

@@ -15,7 +15,16 @@ from triptych.inference.precision import matching_precision
 from triptych.inference.status import Finding
 from triptych.models.errors import InputError
 
-__all__ = ["assemble", "build", "draws", "in_batches", "log_likelihood_at", "observed", "point_estimate", "pointwise"]
+__all__ = [
+    "assemble",
+    "build",
+    "draws",
+    "in_batches",
+    "log_likelihood_at",
+    "observed",
+    "point_estimate",
+    "pointwise",
+]
 
 # Numbers (draws × rows) kept at most in the pointwise log-likelihood: 160 MB in float64.
 LARGEST_LOG_LIKELIHOOD = 20_000_000

@@ -68,7 +68,8 @@ def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: 
             "The program has no continuous site that is not observed: there is nothing to infer."
         )
     space = coordinates({site: (p.shape, p.support) for site, p in structure.parameters.items()})
-    density = space.density(lambda theta: m.log_density(theta, *args, **kwargs), jacobian=jacobian)
+    # Jitted, so that whoever runs it operation by operation (a guide being set up) compiles one thing.
+    density = jax.jit(space.density(lambda theta: m.log_density(theta, *args, **kwargs), jacobian=jacobian))
     return Target(
         space=space,
         density=density,

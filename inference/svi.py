@@ -1,4 +1,4 @@
-"""Stochastic variational inference: any autoguide on the marginal, run until the ELBO has stopped improving."""
+"""Variational inference: any autoguide on the marginal, run until the ELBO has stopped improving."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class SVI:
 
         Raises
         ------
-        InputError : data that the model refuses, a program that cannot be traced, a guide that does not fit it.
+        InputError : data that the model refuses, a program that cannot be traced.
         """
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
@@ -148,7 +148,7 @@ class SVI:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A guide and the program that it stands for: the whitened one, or the marginal for a guide of one's own."""
+    """A guide and the program it approximates: the whitened one, or the marginal for a guide of one's own."""
 
     program: Callable[..., Any]
     resolved: Resolved
@@ -168,12 +168,14 @@ class Problem:
         from numpyro.optim import optax_to_numpyro
 
         point = is_point(settings.guide)
-        # A point has no volume: its optimum is the mode in the natural parameters, as AutoDelta's is in NumPyro.
+        # A point has no volume: its optimum is the mode in the natural parameters, as in NumPyro.
         density = target(m, args, kwargs, jacobian=False).density if point else start.density
         program = whitened(start, density, jacobian=not point)
         resolved = resolve(settings.guide, program, start.space.size, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
-        optimiser = optax_to_numpyro(optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate))
+        optimiser = optax_to_numpyro(
+            optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate)
+        )
         fitted = m if resolved.own else program
         loss = Trace_ELBO(num_particles=settings.particles)
         svi = NumPyroSVI(fitted, resolved.guide, optimiser, loss)
@@ -182,7 +184,7 @@ class Problem:
     def draw(
         self, key: jax.Array, parameters: Mapping[str, Any], count: int
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Draw from the guide: site → (1, count, …), with `lp` and `log_weight` = lp − log q, nats (1, count)."""
+        """Draw from the guide: site → (1, count, …); with `lp` and `log_weight` = lp − log q in nats."""
         from numpyro import handlers
         from numpyro.infer.autoguide import AutoLaplaceApproximation
         from numpyro.infer.util import log_density
@@ -207,7 +209,9 @@ class Problem:
             return values, lp, log_q
 
         values, lp, log_q = in_batches(one, np.arange(count))
-        statistics = {"lp": lp[None]} if is_point(guide) else {"lp": lp[None], "log_weight": (lp - log_q)[None]}
+        statistics = (
+            {"lp": lp[None]} if is_point(guide) else {"lp": lp[None], "log_weight": (lp - log_q)[None]}
+        )
         if own:
             return {site: value[None] for site, value in values.items()}, statistics
         u = self.start.centre + self.start.scale * values["z"]
@@ -252,7 +256,7 @@ def optimise(
 def run_block(
     svi: Any, args: Sequence[Any], kwargs: Mapping[str, Any], state: Any, rate: Any, length: int
 ) -> tuple[Any, Any, jax.Array]:
-    """Take `length` steps: the new state, the mean of the guide's (unconstrained) parameters, the ELBO of each.
+    """Take `length` steps: the new state, the mean of the guide's unconstrained parameters, each ELBO.
 
     A step whose loss is not finite is not taken. Averaging the iterates removes the noise of the last steps
     (Polyak & Juditsky 1992; for variational inference, Dhaka et al. 2020).
@@ -277,7 +281,11 @@ def _finite(tree: Any) -> bool:
 
 
 def _aligned(
-    m: Marginal, samples: Mapping[str, np.ndarray], start: Start, args: Sequence[Any], kwargs: Mapping[str, Any]
+    m: Marginal,
+    samples: Mapping[str, np.ndarray],
+    start: Start,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
     pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
     flat, groups = align_all(m, {site: value[0] for site, value in samples.items()}, pivot, *args, **kwargs)
@@ -295,5 +303,7 @@ def _evidence(resolved: Resolved, statistics: Mapping[str, np.ndarray]) -> Evide
     weights = statistics["log_weight"]
     error = float(np.std(weights, ddof=1) / np.sqrt(weights.size)) if weights.size > 1 else None
     return Evidence(
-        elbo=float(np.mean(weights)), standard_error=error, method=f"ELBO of {resolved.name}, {weights.size} draws"
+        elbo=float(np.mean(weights)),
+        standard_error=error,
+        method=f"ELBO of {resolved.name}, {weights.size} draws",
     )

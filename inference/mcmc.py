@@ -1,0 +1,296 @@
+"""NUTS on the marginal, from overdispersed points around an optimum, with its chains checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.arguments import checked
+from triptych.inference.diagnostics import diagnose, invariants
+from triptych.inference.fit import Fit
+from triptych.inference.labels import align_all
+from triptych.inference.marginal import Marginal, marginal
+from triptych.inference.posterior import assemble, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.precision import matching_precision
+from triptych.inference.starts import Start, around, best_of_climbs, target
+from triptych.inference.status import Finding, say
+from triptych.inference.timing import stopwatch
+from triptych.models.errors import InferenceWarning, InputError
+
+__all__ = ["MCMC"]
+
+BLOCK = 50  # transitions compiled as one loop; the progress bar looks between blocks
+DENSE = 50  # coordinates up to which the mass matrix is dense
+JITTER = 2.0  # Laplace standard deviations around the optimum that the chains start in
+
+
+class Chains(NamedTuple):
+    """What NUTS leaves: z (chain, draw, p) and its statistics, name → (chain, draw)."""
+
+    z: np.ndarray
+    statistics: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class MCMC:
+    """Walk the posterior p(θ | x) by the No-U-Turn sampler, discrete latents summed out.
+
+    Chains start at overdispersed points around one optimum, EM's where there is a hand-written EM and else
+    the best of several climbs: in one labelled mode, so they explore the posterior up to labels. That other
+    modes may exist shows in R-hat only if a chain finds them; EM's restarts and SVI's search show them too.
+
+    Parameters
+    ----------
+    model : any NumPyro program.
+    warmup, draws : transitions a chain, to adapt and to keep.
+    chains : how many.
+    target_accept : acceptance probability that the step size is adapted to.
+    max_tree_depth : a trajectory has at most 2^this steps.
+    chain_method : "vectorized" (all chains in one program) or "sequential".
+
+    Raises
+    ------
+    InputError : a setting out of range.
+
+    References
+    ----------
+    M. D. Hoffman and A. Gelman (2014), The No-U-Turn sampler, JMLR 15, 1593–1623.
+    """
+
+    model: Callable[..., Any]
+    warmup: int = 1000
+    draws: int = 1000
+    chains: int = 4
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    chain_method: str = "vectorized"
+
+    def __post_init__(self) -> None:
+        for name, least in (("warmup", 1), ("draws", 1), ("chains", 1), ("max_tree_depth", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+        if not (isinstance(self.target_accept, int | float) and 0 < self.target_accept < 1):
+            raise InputError(f"`target_accept` is {self.target_accept!r}: give a number between 0 and 1.")
+        if self.chain_method not in ("vectorized", "sequential"):
+            raise InputError(f"`chain_method` is {self.chain_method!r}: choose 'vectorized' or 'sequential'.")
+
+    def run(
+        self,
+        key: jax.Array,
+        *args: Any,
+        parameters: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int, float], None] | None = None,
+        **kwargs: Any,
+    ) -> Fit:
+        """Draw from the posterior.
+
+        Parameters
+        ----------
+        key : random key.
+        *args, **kwargs : what the program is called with.
+        parameters : site → value to start around, instead of searching for an optimum.
+        progress : called after each block with (transitions done, in all, mean acceptance probability).
+
+        Raises
+        ------
+        InputError : data that the model refuses, a program that cannot be traced.
+        """
+        args, kwargs = checked(self.model, args, kwargs)
+        m = marginal(self.model)
+        key_start, key_jitter, key_run = jax.random.split(key, 3)
+        with stopwatch() as watch, matching_precision(args, kwargs):
+            start = find_start(key_start, m, args, kwargs, parameters)
+            chains = sample(self, start, key_jitter, key_run, progress)
+            u = start.centre + start.scale * chains.z
+            samples = start.space.natural(u)
+            statistics = chains.statistics | {"lp": _log_joint(start, u, chains.statistics["lp"])}
+            pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
+            flat = {site: values.reshape(-1, *values.shape[2:]) for site, values in samples.items()}
+            flat, groups = align_all(m, flat, pivot, *args, **kwargs)
+            samples = {site: values.reshape(samples[site].shape) for site, values in flat.items()}
+            structure = m.structure(*args, **kwargs)
+            estimate = point_estimate(samples, {site: p.support for site, p in structure.parameters.items()})
+            tree, findings = assemble(m, samples, args, kwargs, sample_stats=statistics)
+            total = log_likelihood_at(m, estimate, args, kwargs)
+        rows: np.ndarray | None = None
+        if "log_likelihood" in tree.children:
+            units = tree["log_likelihood"].data_vars.values()
+            rows = np.sum([unit.values.reshape(*unit.shape[:2], -1).sum(axis=-1) for unit in units], axis=0)
+        invariant = invariants(samples, statistics["lp"], rows, [group for group, _ in groups])
+        diagnosis = diagnose(invariant, samples, statistics, max_tree_depth=self.max_tree_depth)
+        for group, found in groups:
+            if found.ambiguous:
+                text = (
+                    f"The labels of {group.latent} could as well be others in {100 * found.close:.0f} % of the "
+                    "draws (a second assignment within 1 nat): read its components' rows with care."
+                )
+                findings += (Finding("LABELS_AMBIGUOUS", text),)
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del settings["model"]
+        return Fit(
+            method="mcmc",
+            model=self.model,
+            status=diagnosis.status,
+            seconds=watch.seconds,
+            parameters=estimate,
+            log_likelihood=total,
+            objective=np.zeros(0),
+            data=tree,
+            findings=tuple(say(finding) for finding in (*diagnosis.findings, *findings)),
+            settings=settings,
+        )
+
+
+def find_start(
+    key: jax.Array,
+    m: Marginal,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None,
+) -> Start:
+    """Find the mode to start around: from what is given, from EM's optimum, or by climbing from the prior."""
+    from triptych.inference.em import EM, has_kernel
+
+    key_search, key_mode = jax.random.split(key)
+    if parameters is None and has_kernel(m.program) and args:
+        with warnings.catch_warnings():
+            # What EM has to say of its own answer is not said of this one.
+            warnings.simplefilter("ignore", InferenceWarning)
+            parameters = EM(m.program, draws=0).run(key_search, *args, **kwargs).parameters
+    if parameters is None:
+        return best_of_climbs(key_search, m, args, kwargs)
+    posterior = target(m, args, kwargs)
+    missing = [site for site in posterior.space.sites if site not in parameters]
+    if missing:
+        raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every site.")
+    point = np.asarray(posterior.space.unconstrain({s: parameters[s] for s in posterior.space.sites}), float)
+    return around(key_mode, posterior, point)
+
+
+def sample(
+    settings: MCMC,
+    start: Start,
+    key_jitter: jax.Array,
+    key: jax.Array,
+    progress: Callable[[int, int, float], None] | None,
+) -> Chains:
+    """Run NUTS on z, u = centre + scale · z, all chains together or one after the other."""
+    centre, scale = jnp.asarray(start.centre, float), jnp.asarray(start.scale, float)
+
+    def potential(z: Any) -> jax.Array:
+        return -start.density(centre + scale * z)
+
+    points = overdispersed(key_jitter, start, settings.chains)
+    keys = jax.random.split(key, settings.chains)
+    if settings.chain_method == "vectorized":
+        return _walk(settings, start, potential, keys, points, progress)
+    runs = []
+    for chain in range(settings.chains):
+        show = None if progress is None else functools.partial(_show_chain, progress, chain, settings.chains)
+        one = slice(chain, chain + 1)
+        runs.append(_walk(settings, start, potential, keys[one], points[one], show))
+    names = runs[0].statistics
+    return Chains(
+        np.concatenate([run.z for run in runs]),
+        {name: np.concatenate([run.statistics[name] for run in runs]) for name in names},
+    )
+
+
+def _show_chain(
+    progress: Callable[[int, int, float], None], chain: int, chains: int, done: int, total: int, accept: float
+) -> None:
+    progress(chain * total + done, chains * total, accept)
+
+
+def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
+    """Give starting points z (chain, p): twice Laplace's spread around the mode, or less."""
+    size = len(start.centre)
+    factor = np.eye(size) if start.factor is None else start.factor / start.scale[:, None]
+    noise = np.asarray(jax.random.normal(key, (chains, factor.shape[1])), float) @ factor.T
+    density = jax.jit(start.density)
+
+    def value(z: np.ndarray) -> float:
+        return float(density(jnp.asarray(start.centre + start.scale * z, float)))
+
+    # At k standard deviations a Gaussian is k²p/2 nats below its mode; far below that is off the posterior.
+    lowest = value(np.zeros(size)) - 10 * (JITTER**2 * size / 2 + 5)
+    points = []
+    for direction in noise:
+        width = JITTER
+        while width > 1e-3 and not value(width * direction) > lowest:
+            width /= 2
+        points.append(width * direction)
+    return np.stack(points)
+
+
+def _walk(
+    settings: MCMC,
+    start: Start,
+    potential: Callable[[Any], Any],
+    keys: jax.Array,
+    points: np.ndarray,
+    progress: Callable[[int, int, float], None] | None,
+) -> Chains:
+    """Run chains from points (chain, p); a block of transitions is compiled once."""
+    from numpyro.infer import NUTS
+
+    size = points.shape[1]
+    dense = size <= DENSE
+    known = start.factor is not None and start.factor.shape[1] == size
+    inverse_mass = jnp.eye(size) if dense else jnp.ones(size)
+    if known and start.factor is not None:
+        relative = start.factor / start.scale[:, None]
+        covariance = relative @ relative.T
+        inverse_mass = jnp.asarray(covariance if dense else np.diag(covariance), float)
+    kernel = NUTS(
+        potential_fn=potential,
+        dense_mass=dense,
+        inverse_mass_matrix=inverse_mass,
+        target_accept_prob=settings.target_accept,
+        max_tree_depth=settings.max_tree_depth,
+    )
+    state = kernel.init(keys, settings.warmup, jnp.asarray(points, float), (), {})
+    divisor = math.gcd(settings.warmup, settings.draws)
+    length = max(n for n in range(1, min(BLOCK, divisor) + 1) if divisor % n == 0)
+
+    def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
+        state = kernel.sample(state, (), {})
+        shown = {
+            "z": state.z,
+            "lp": -state.potential_energy,
+            "energy": state.energy,
+            "diverging": state.diverging,
+            "n_steps": state.num_steps,
+            "acceptance_rate": state.accept_prob,
+            "step_size": state.adapt_state.step_size,
+        }
+        return state, shown
+
+    block = jax.jit(lambda state: jax.lax.scan(transition, state, None, length=length))
+    # One type from the first block on, so that one program serves them all.
+    state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+    total = settings.warmup + settings.draws
+    kept = []
+    for done in range(length, total + 1, length):
+        state, shown = block(state)
+        if progress is not None:
+            progress(done, total, float(np.mean(shown["acceptance_rate"])))
+        if done > settings.warmup:
+            kept.append(jax.tree.map(np.asarray, shown))
+    joined = {name: np.swapaxes(np.concatenate([part[name] for part in kept]), 0, 1) for name in kept[0]}
+    joined["tree_depth"] = np.ceil(np.log2(joined["n_steps"] + 1)).astype(int)
+    return Chains(joined.pop("z"), joined)
+
+
+def _log_joint(start: Start, u: np.ndarray, lp: np.ndarray) -> np.ndarray:
+    """Give log p(x, θ) from the density of u: without the Jacobian, so that no relabelling changes it."""
+    return lp - in_batches(start.space.log_jacobian, u.reshape(-1, u.shape[-1])).reshape(lp.shape)
