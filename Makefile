@@ -38,8 +38,8 @@ $(VENV)/.develop: $(VENV)/.run
 	@touch $@
 
 demo: $(VENV)/.run
-	$(BIN)/triptych run old_faithful --output results/old-faithful
-	@echo "Open results/old-faithful/report.html in a browser."
+	$(BIN)/triptych run old_faithful --output results/old_faithful
+	@echo "Open results/old_faithful/report.html in a browser."
 
 test: $(VENV)/.develop
 	$(PYTEST) -m "not slow"

@@ -10,6 +10,7 @@ from triptych.experiments.report.gather import Run, located
 from triptych.experiments.report.numbers import fixed
 from triptych.experiments.report.parts import Pens, Picture, Section
 from triptych.inference.distances import elements
+from triptych.inference.em.fitting import SAME_OPTIMUM
 from triptych.inference.fit import Fit
 from triptych.inference.posterior import draws
 
@@ -29,11 +30,14 @@ def way_there(run: Run, pens: Pens) -> Section | None:
 def _climb(name: str, fit: Fit, pen: Pen) -> Picture | None:
     objective = np.asarray(fit.objective, dtype=float)
     objective = objective[np.isfinite(objective)]
-    if objective.size < 2:
+    if objective.size < 2 or np.ptp(objective) == 0:
         return None
     gained = fixed(objective.max() - objective[0], 2)
     caption = f"{objective.size - 1} steps of the best start, {gained} nats gained. "
     caption += "A straight line is linear convergence."
+    found = _landscape(fit)
+    if found is not None and found.reached == len(found.objective) > 1:
+        caption += f" All {found.reached} starts came to this optimum."
     return Picture(traces.steps(objective, pen, f"Objective of {name}: {caption}"), name, caption)
 
 
@@ -46,15 +50,21 @@ def _bound(name: str, fit: Fit, pen: Pen) -> Picture | None:
 
 
 def _restarts(name: str, fit: Fit, pen: Pen) -> Picture | None:
-    if "restarts" not in fit.data.children:
+    found = _landscape(fit)
+    if found is None or found.reached == len(found.objective):
         return None
-    found = traces.Restarts.read(fit.data["restarts"].dataset)
-    if len(found.objective) < 2 or not np.isfinite(found.best):
-        return None
-    caption = f"{found.reached} of {len(found.objective)} starts reached the best optimum (within 0.01 nats)"
+    caption = f"{found.reached} of {len(found.objective)} starts came to the best optimum "
+    caption += f"(within {SAME_OPTIMUM:g} nats)"
     lost = int(found.collapsed.sum())
     caption += f"; {lost} collapsed." if lost else "."
     return Picture(traces.restarts(found, pen, f"Where the starts of {name} ended: {caption}"), name, caption)
+
+
+def _landscape(fit: Fit) -> traces.Restarts | None:
+    if "restarts" not in fit.data.children:
+        return None
+    found = traces.Restarts.read(fit.data["restarts"].dataset)
+    return found if np.isfinite(found.best) else None
 
 
 def _ranks(name: str, fit: Fit, pen: Pen) -> Picture | None:

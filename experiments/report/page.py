@@ -64,6 +64,7 @@ def render(run: Run, directory: Path) -> str:
     entries = run.manifest.get("fits", {})
     drawn = pens({name: str(entry.get("method", "")) for name, entry in entries.items()})
     alerts, sentences = _verdict(run)
+    fits, heads = fits_table(run)
     return environment.get_template("page.html.j2").render(
         version=triptych.__version__,
         css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
@@ -76,7 +77,8 @@ def render(run: Run, directory: Path) -> str:
         shown=list(run.fits),
         alerts=alerts,
         sentences=sentences,
-        fits=fits_table(run),
+        fits=fits,
+        heads=heads,
         findings=_findings(run),
         sections=[section for make in SECTIONS if (section := make(run, drawn)) is not None],
         parameters=_parameters(run),
@@ -164,7 +166,9 @@ def _receipt(run: Run) -> list[tuple[str, str]]:
     manifest = run.manifest
     data, spent = manifest.get("data", {}), manifest.get("seconds", {})
     where = manifest.get("platform", {})
-    machine = ", ".join(str(v) for v in where.values()) if isinstance(where, Mapping) else str(where)
+    count = where.get("processors")
+    parts = (where.get("system"), f"{count} processors" if count else None, where.get("device"))
+    machine = ", ".join(str(part) for part in parts if part)
     rows = [
         ("made", manifest.get("created")),
         ("seed", manifest.get("seed")),

@@ -14,6 +14,8 @@ from triptych.inference.verdict import title
 __all__ = ["coefficients", "most_shown", "parameter_names", "three_panels"]
 
 MOST_PANELS = 24
+# The order in which a reader meets the sites of the built-in models; other sites come after, as they are.
+SITES = ("weights", "means", "covariances", "probs", "intercept", "w", "lambda", "beta")
 
 
 def most_shown(run: Run) -> tuple[list[str], bool]:
@@ -29,7 +31,9 @@ def parameter_names(run: Run) -> list[str]:
     """Name the parameters in their order, those below the diagonal of a symmetric matrix left out."""
     frame = run.comparison.parameters if run.comparison is not None else {"parameter": ()}
     names = map(str, dict.fromkeys(frame["parameter"]))
-    return [name for name in names if not mirrored(run, name)]
+    places = {site: place for place, site in enumerate(SITES)}
+    kept = [name for name in names if not mirrored(run, name)]
+    return sorted(kept, key=lambda name: places.get(located(name)[0], len(SITES)))
 
 
 def mirrored(run: Run, name: str) -> bool:

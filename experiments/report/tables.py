@@ -56,9 +56,10 @@ def worst_first(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name in error.sort_values(ascending=False, kind="stable").index]
 
 
-def fits_table(run: Run) -> list[dict[str, Any]]:
-    """Give one row a fit, the failed ones too."""
+def fits_table(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+    """Give one row a fit, the failed ones too, and the heads of the columns that not every run has."""
     found = run.comparison.methods if run.comparison is not None else None
+    extra = [key for key in ("log_evidence", "k_hat") if found is not None and found[key].notna().any()]
     rows = []
     for name, entry in run.manifest.get("fits", {}).items():
         fit = run.fits.get(name)
@@ -73,13 +74,14 @@ def fits_table(run: Run) -> list[dict[str, Any]]:
                 "status": _status(entry, fit),
                 "log_likelihood": Cell(fixed(getattr(fit, "log_likelihood", None), 2)),
                 "elbo": Cell(_with_error(getattr(evidence, "elbo", None), evidence)),
+                "extra": [Cell(fixed(_get(figures, key), 2)) for key in extra],
                 "r_hat": Cell(fixed(r_hat, 3), not missing(r_hat) and float(r_hat) > 1.01),
                 "ess": Cell(fixed(ess, 0), not missing(ess) and float(ess) < 400),
                 "compile": Cell(seconds(spent.compile if spent else None)),
                 "run": Cell(seconds(spent.run if spent else None)),
             }
         )
-    return rows
+    return rows, [{"log_evidence": "log evidence", "k_hat": "k-hat"}[key] for key in extra]
 
 
 def _status(entry: Mapping[str, Any], fit: Any) -> str:

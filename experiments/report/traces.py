@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import INK, MUTED, Pen
+from triptych.inference.em.fitting import SAME_OPTIMUM
 
 __all__ = ["Restarts", "elbo", "ranks", "restarts", "steps"]
 
@@ -28,7 +29,9 @@ def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
     pen : of the fit.
     text : for those who cannot see the picture.
     """
-    to_come = np.maximum(objective.max() - objective, 1e-12)[:-1]
+    best = objective.max()
+    to_come = best - objective
+    to_come = to_come[to_come > 64 * np.finfo(float).eps * max(abs(best), 1.0)]  # above rounding
     with canvas.drawing(440, 240) as (figure, axes):
         marker = "o" if len(to_come) < 40 else ""
         axes.plot(np.arange(len(to_come)), to_come, color=pen.colour, marker=marker, markersize=3.5)
@@ -97,8 +100,8 @@ class Restarts:
 
     @property
     def reached(self) -> int:
-        """How many starts came within 0.01 nats of the best."""
-        return int(np.sum(self.objective > self.best - 0.01))
+        """How many starts came to the best optimum, within `SAME_OPTIMUM`."""
+        return int(np.sum(self.objective >= self.best - SAME_OPTIMUM))
 
 
 def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
@@ -111,8 +114,8 @@ def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
         for i, kind in enumerate(kinds):
             at = np.array([place for place, r in enumerate(order) if found.start[r] == kind])
             axes.plot(
-                at + 1, gap[order][at], linestyle="", marker="os^Dv"[i % 5], markersize=6, label=kind,
-                color=pen.colour, markerfacecolor=pen.colour if i == 0 else "none", clip_on=False,
+                at + 1, gap[order][at], linestyle="", marker="os^Dv"[i % 5], markersize=6,
+                label=kind.replace("_", " "), color=pen.colour, markerfacecolor=pen.colour if i == 0 else "none", clip_on=False,
             )  # fmt: skip
         lost = np.flatnonzero(found.collapsed[order])
         if lost.size:

@@ -294,7 +294,7 @@ def test_the_page_has_the_verdict_first_then_the_panels(faithful_run: Path) -> N
     assert places == sorted(places)
     assert "component 1, waiting" in found
     assert "−1\u202f130.26" in found
-    assert "6 of 10 starts reached the best optimum" in found
+    assert "6 of 10 starts came to the best optimum" in found
     # a symmetric matrix is shown once
     assert "covariances[0,0,1]" in found
     assert "covariances[0,1,0]" not in found
