@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -65,16 +66,20 @@ def check_size(factors: Sequence[Factor], sites: Survey, largest: int) -> None:
     ------
     InputError : names the latents of the largest table, and the ways out.
     """
+    if not factors:
+        return
     shapes = [jax.ShapeDtypeStruct(jnp.shape(factor.table), factor.table.dtype) for factor in factors]
     entries = max(math.prod(shape.shape) for shape in shapes)
     widest = max(factors, key=lambda factor: math.prod(factor.axes.values()))
+
+    def run(tables: Sequence[jax.Array]) -> jax.Array:
+        return eliminate([f._replace(table=t) for f, t in zip(factors, tables, strict=True)], sites)
+
     if entries <= largest:
-
-        def run(tables: Sequence[jax.Array]) -> jax.Array:
-            return eliminate([f._replace(table=t) for f, t in zip(factors, tables, strict=True)], sites)
-
-        steps = jax.make_jaxpr(run)(shapes).jaxpr.eqns
-        entries = max([entries, *(math.prod(v.aval.shape) for step in steps for v in step.outvars)])
+        try:
+            entries = max(entries, _largest(jax.make_jaxpr(run)(shapes).jaxpr))
+        except ValueError as error:  # funsor: "intractable!"
+            raise InputError(_crossed(factors, sites)) from error
     if entries > largest:
         sizes = ", ".join(f"'{name}' ({sites.latents[name].size} values)" for name in widest.latents)
         raise InputError(
@@ -82,3 +87,27 @@ def check_size(factors: Sequence[Factor], sites: Survey, largest: int) -> None:
             f"limit of {largest:.2g}. Use fewer values or rows, separate latents that need not meet, or "
             "raise the limit: marginal(program, largest_table=...)."
         )
+
+
+def _largest(jaxpr: Any) -> int:
+    """Give the entries of the largest array that a jaxpr makes, nested calls included."""
+    most = 0
+    for step in jaxpr.eqns:
+        most = max([most, *(math.prod(var.aval.shape) for var in step.outvars)])
+        for parameter in step.params.values():
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                most = max(most, _largest(inner))
+    return most
+
+
+def _crossed(factors: Sequence[Factor], sites: Survey) -> str:
+    """Say which latents meet across plates that cross."""
+    several = [factor.latents for factor in factors if len(factor.latents) > 1]
+    pairs = [pair for latents in several for pair in itertools.combinations(latents, 2)]
+    plates = {name: set(latent.plates) for name, latent in sites.latents.items()}
+    a, b = next((pair for pair in pairs if plates[pair[0]] ^ plates[pair[1]]), list(sites.latents)[:2])
+    return (
+        f"the discrete latents '{a}' and '{b}' meet across plates that cross, so every combination of all "
+        "their values would have to be summed. Write the shorter plate as a Python loop, or observe one."
+    )

@@ -16,10 +16,10 @@ from numpyro.contrib.funsor import enum, to_data
 from numpyro.contrib.funsor import trace as packed_trace
 from numpyro.primitives import Messenger
 
-from triptych.inference.survey import Survey, feasible
+from triptych.inference.survey import Survey
 from triptych.inference.tracing import Program, tracing
 
-__all__ = ["Factor", "run_enumerated"]
+__all__ = ["Factor", "Run", "run_enumerated"]
 
 
 class Factor(NamedTuple):
@@ -29,6 +29,14 @@ class Factor(NamedTuple):
     axes: Mapping[str, int]
     latents: tuple[str, ...]
     plates: tuple[str, ...]
+
+
+class Run(NamedTuple):
+    """An enumerated run: site → factor, deterministic site → value, continuous site → support."""
+
+    factors: dict[str, Factor]
+    deterministic: dict[str, Any]
+    supports: dict[str, Any]
 
 
 class _Enumerate(enum):
@@ -85,6 +93,11 @@ def _pack(log_prob: Any, site: Mapping[str, Any], sites: Survey) -> Factor:
     """Name the axes of a log probability: plates to the right, enumerated latents to the left."""
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.dim is not None}
     names = site["infer"]["dim_to_name"]
+    if site["name"] not in sites.latents and not any(
+        size > 1 for size in jnp.shape(log_prob)[: max(0, jnp.ndim(log_prob) - sites.nesting)]
+    ):  # hangs on no latent: its own log probability
+        log_prob = jnp.reshape(log_prob, sites.batches[site["name"]])
+        return Factor(log_prob, {}, (), tuple(frames[dim].name for dim in sorted(frames)))
     depth = max([jnp.ndim(log_prob), *(-dim for dim in frames)])
     log_prob = jnp.reshape(log_prob, (1,) * (depth - jnp.ndim(log_prob)) + jnp.shape(log_prob))
     shape, axes, dropped = list(jnp.shape(log_prob)), {}, []
@@ -107,10 +120,8 @@ def run_enumerated(
     kwargs: Mapping[str, Any],
     sites: Survey,
     values: Mapping[str, Any],
-    *,
     probes: Mapping[str, Any] | None = None,
-    fill: bool = False,
-) -> tuple[dict[str, Factor], dict[str, Any]]:
+) -> Run:
     """Run a program with its discrete latents enumerated.
 
     Parameters
@@ -118,11 +129,6 @@ def run_enumerated(
     sites : the program's survey for the same arguments.
     values : site → value of the continuous sites (and params, plates).
     probes : latent → an integer zero added to its enumerated index, to follow what depends on it.
-    fill : give continuous sites without a value a feasible one (to look at shapes only).
-
-    Returns
-    -------
-    Site → factor, and deterministic site → value.
     """
     deterministic = _Deterministic()
     with (
@@ -130,7 +136,6 @@ def run_enumerated(
         _Enumerate(sites, probes or {}),
         packed_trace() as record,
         deterministic,
-        handlers.substitute(substitute_fn=feasible if fill else lambda site: None),
         handlers.substitute(data=dict(values)),
         tracing(program),
     ):
@@ -140,4 +145,5 @@ def run_enumerated(
         if site["type"] == "sample":
             size = sites.latents[name].size if name in sites.latents else None
             factors[name] = _pack(_log_prob(site, sites.scales, size), site, sites)
-    return factors, deterministic.values
+    supports = {name: record[name]["fn"].support for name in sites.parameters}
+    return Run(factors, deterministic.values, supports)

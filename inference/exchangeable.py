@@ -205,7 +205,7 @@ def _slopes(
         return Factor(table, axes, tuple(name for name in axes if name in sites.latents), factor.plates)
 
     def log_joint(theta: Mapping[str, jax.Array], label: jax.Array) -> jax.Array:
-        factors, _ = run_enumerated(m.program, args, kwargs, sites, theta)
+        factors = run_enumerated(m.program, args, kwargs, sites, theta).factors
         return eliminate([at_label(factors[name], label) for name in members], sites)
 
     labels = jnp.arange(sites.latents[latents[0]].size)

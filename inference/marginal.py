@@ -84,7 +84,7 @@ class Marginal:
         outer = _Continuous(sites, plan)
         with outer, tracing(self.program):
             self.program(*args, **kwargs)
-        factors, _ = run_enumerated(self.program, args, kwargs, sites, outer.values)
+        factors = run_enumerated(self.program, args, kwargs, sites, outer.values).factors
         absorbed = [factors[name] for name in plan.absorbed]
         numpyro.factor("log_marginal", eliminate(absorbed, sites, scales=sites.scales))
         return None
@@ -122,7 +122,7 @@ class Marginal:
         sites = survey(self.program, args, kwargs)
         _check_parameters(parameters, sites)
         plan = analyse(self.program, args, kwargs, sites, self.largest_table)
-        factors, _ = run_enumerated(self.program, args, kwargs, sites, parameters)
+        factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
         answer = {}
         for component in plan.components:
             if not component.observed:
@@ -157,7 +157,7 @@ class Marginal:
         if not sites.latents:
             return {}
         plan = analyse(self.program, args, kwargs, sites, self.largest_table)
-        factors, _ = run_enumerated(self.program, args, kwargs, sites, parameters)
+        factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
         absorbed = [factors[name] for name in plan.absorbed]
 
         def log_marginal(perturbations: dict[str, jax.Array]) -> jax.Array:
@@ -191,6 +191,12 @@ def marginal(program: Program, *, largest_table: int = LARGEST_TABLE) -> Margina
 
 
 def _check_parameters(parameters: Parameters, sites: Survey) -> None:
+    for plate in sites.random:
+        if plate not in parameters:
+            raise InputError(
+                f"the plate '{plate}' draws a random subsample: give its rows in `parameters['{plate}']`, or "
+                "wrap the program in numpyro.handlers.seed, or call it without a subsample size."
+            )
     missing = [name for name in sites.parameters if name not in parameters]
     if missing:
         raise InputError(

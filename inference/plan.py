@@ -12,7 +12,7 @@ from jax.extend.core import Literal
 
 from triptych.inference.elimination import check_size
 from triptych.inference.enumeration import Factor, run_enumerated
-from triptych.inference.survey import Survey
+from triptych.inference.survey import Survey, some_values
 from triptych.inference.tracing import Program
 from triptych.models.errors import InputError
 
@@ -83,7 +83,7 @@ def analyse(
 
     def run(probes: Sequence[Any]) -> list[Any]:
         probe = dict(zip(names, probes, strict=True))
-        found["run"] = run_enumerated(program, args, kwargs, sites, {}, probes=probe, fill=True)
+        found["run"] = run_enumerated(program, args, kwargs, sites, some_values(sites), probe)
         factors, deterministic, supports = found["run"]
         bounds = [_sum_of_leaves(supports[name]) for name in supports]
         return [*(factor.table for factor in factors.values()), *bounds, *deterministic.values()]
@@ -115,8 +115,8 @@ def _check_support(name: str, latents: Sequence[str]) -> None:
     if latents:
         raise InputError(
             f"the support of site '{name}' moves with the discrete latent '{latents[0]}', so '{name}' has no "
-            f"one space to be moved in. Draw a standard variable with a fixed support and shift or scale it by "
-            f"'{latents[0]}' afterwards."
+            "one space to be moved in. Draw a standard variable with a fixed support and shift or scale it "
+            f"by '{latents[0]}' afterwards."
         )
 
 

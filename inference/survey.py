@@ -16,7 +16,7 @@ from numpyro.primitives import Messenger
 from triptych.inference.tracing import Program, tracing
 from triptych.models.errors import InputError
 
-__all__ = ["Latent", "Parameter", "Survey", "feasible", "first_value", "survey"]
+__all__ = ["Latent", "Parameter", "Survey", "first_value", "some_values", "survey"]
 
 
 class Parameter(NamedTuple):
@@ -48,20 +48,30 @@ class Survey(NamedTuple):
     observed: Mapping[str, tuple[int, ...]]
     nesting: int
     scales: Mapping[str, float]  # subsampled plate → size / subsample size
+    random: Mapping[str, int]  # plate whose subsample is drawn with a key from outside → its size
+    batches: Mapping[str, tuple[int, ...]]  # site → shape of its log probability
 
 
 def feasible(site: Any) -> Any:
-    """Give a continuous latent some value of the right shape inside its support, without a key."""
+    """Give a plate's subsample, or a continuous latent, some value in its support, without a key."""
     if site["value"] is not None or site["type"] not in ("sample", "plate"):
         return None
     if site["type"] == "plate":
         return jnp.arange(site["args"][1])
-    fn = site["fn"]
-    if is_discrete(fn):
+    if is_discrete(site["fn"]):
         return None
-    shape = site["kwargs"].get("sample_shape", ()) + fn.shape()
+    return _inside(site["fn"].support, site["kwargs"].get("sample_shape", ()) + site["fn"].shape())
+
+
+def some_values(sites: Survey) -> dict[str, Any]:
+    """Give every continuous site, and every subsample, some value: to look at shapes only."""
+    values: dict[str, Any] = {name: jnp.arange(size) for name, size in sites.random.items()}
+    return values | {name: _inside(site.support, site.shape) for name, site in sites.parameters.items()}
+
+
+def _inside(support: Any, shape: tuple[int, ...]) -> jax.Array:
     try:
-        transform = numpyro.distributions.biject_to(fn.support)
+        transform = numpyro.distributions.biject_to(support)
         return jnp.broadcast_to(transform(jnp.zeros(transform.inverse_shape(shape))), shape)
     except NotImplementedError:
         return jnp.zeros(shape)
@@ -83,11 +93,14 @@ class _Sites(Messenger):
     def __init__(self) -> None:
         self.sites: dict[str, dict[str, Any]] = {}
         self.values: dict[str, np.ndarray] = {}
+        self.random: dict[str, int] = {}
         super().__init__()
 
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
             msg["kwargs"]["rng_key"] = jax.random.key(0)
+        if msg["type"] == "plate" and msg["value"] is None and msg["kwargs"]["rng_key"] is None:
+            self.random[msg["name"]] = msg["args"][1]
         if msg["type"] != "sample" or msg["is_observed"] or not is_discrete(msg["fn"]):
             return
         name, fn = msg["name"], msg["fn"]
@@ -185,18 +198,19 @@ def survey(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 def _read(record: _Sites, supports: Mapping[str, Any]) -> Survey:
     parameters, latents, observed, scales = {}, {}, {}, {}
-    nesting = 0
+    nesting, batches = 0, {}
     for name, site in record.sites.items():
         if site["type"] == "plate":
             size, subsample = site["args"]
             if subsample is not None and subsample != size:
                 scales[name] = size / subsample
             continue
-        nesting = max([nesting, len(_batch_shape(site)), *(-f.dim for f in _frames(site))])
+        batches[name] = _batch_shape(site)
+        nesting = max([nesting, len(batches[name]), *(-f.dim for f in _frames(site))])
         if name in record.values:
             latents[name] = _read_latent(name, site, record.values[name])
         elif site["is_observed"]:
             observed[name] = jnp.shape(site["value"])
         else:
             parameters[name] = Parameter(jnp.shape(site["value"]), supports[name])
-    return Survey(parameters, latents, observed, nesting, scales)
+    return Survey(parameters, latents, observed, nesting, scales, record.random, batches)

@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from numpyro.primitives import Messenger
+import jax
+import jax.numpy as jnp
+from numpyro.primitives import Messenger, apply_stack
 
 from triptych.models.errors import InputError
 
@@ -15,39 +17,56 @@ __all__ = ["Program", "tracing"]
 Program = Callable[..., Any]
 
 
-class _Here(Messenger):
-    """Remember the site being run, for error messages."""
-
-    site: str | None = None
-    done = True
+class _WholePlates(Messenger):
+    """Give a plate that is not subsampled concrete indices, so that they index NumPy data under a trace."""
 
     def process_message(self, msg: Any) -> None:
-        if msg.get("name"):
-            self.site, self.done = msg["name"], False
+        if msg["type"] == "plate" and msg["value"] is not None and msg["args"][1] in (None, msg["args"][0]):
+            with jax.ensure_compile_time_eval():
+                msg["value"] = jnp.arange(msg["args"][0])
+
+
+class _Here(Messenger):
+    """Remember the last site that was run, for error messages."""
+
+    site: str | None = None
 
     def postprocess_message(self, msg: Any) -> None:
         if msg.get("name"):
-            self.done = True
+            self.site = msg["name"]
 
-    def __str__(self) -> str:
-        if self.site is None:
-            return "before its first site"
-        return f"after site '{self.site}'" if self.done else f"at site '{self.site}'"
+
+def _site_being_run(error: BaseException) -> str | None:
+    """Find the site whose message was being handled: also right when a plate inside the program raised."""
+    name, frames = None, error.__traceback__
+    while frames is not None:
+        if frames.tb_frame.f_code is apply_stack.__code__:
+            name = frames.tb_frame.f_locals["msg"].get("name") or name
+        frames = frames.tb_next
+    return name
 
 
 @contextlib.contextmanager
 def tracing(program: Program) -> Iterator[None]:
     """Turn whatever a program raises while it is traced into an `InputError` that names the site."""
     here = _Here()
-    with here:
-        try:
+    try:
+        with here, _WholePlates():
             yield
-        except InputError:
-            raise
-        except Exception as error:
-            name = getattr(program, "__name__", type(program).__name__)
-            text = str(error) or "(no message)"
-            raise InputError(
-                f"the program `{name}` fails {here}: {type(error).__name__}: {text} "
-                "Call it by hand with the same arguments (under numpyro.handlers.seed) to see where."
-            ) from error
+    except InputError:
+        raise
+    except Exception as error:
+        site = _site_being_run(error)
+        place = (
+            f"at site '{site}'" if site else f"after site '{here.site}'" if here.site else "before any site"
+        )
+        text = (str(error).strip() or "(no message)").splitlines()[0]
+        name = getattr(program, "__name__", type(program).__name__)
+        cure = "Call it by hand with the same arguments (under numpyro.handlers.seed) to see where."
+        if isinstance(error, jax.errors.TracerArrayConversionError):
+            cure = (
+                "Give the data as JAX arrays (jnp.asarray): NumPy arrays cannot be indexed by a traced value."
+            )
+        raise InputError(
+            f"the program `{name}` fails {place}: {type(error).__name__}: {text} {cure}"
+        ) from error
