@@ -103,8 +103,8 @@ def _trajectories(statistics: Mapping[str, np.ndarray], max_tree_depth: int) -> 
     deep = float(np.mean(statistics["tree_depth"] >= max_tree_depth))
     if deep > DEEP_SHARE:
         text = (
-            f"{100 * deep:.0f} % of the trajectories were cut at the largest tree depth, {max_tree_depth}: slow, "
-            "not wrong. Raise `max_tree_depth`, or rescale the program's parameters."
+            f"{100 * deep:.0f} % of the trajectories were cut at the largest tree depth, {max_tree_depth}: "
+            "slow, not wrong. Raise `max_tree_depth`, or rescale the program's parameters."
         )
         findings.append(Finding("TREE_DEPTH", text))
     energy = statistics["energy"]

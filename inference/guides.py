@@ -9,14 +9,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from triptych.inference.starts import Start
 from triptych.models.errors import InputError
 
-__all__ = ["Resolved", "guide_names", "is_point", "resolve", "whitened"]
+__all__ = ["Resolved", "guide_names", "is_point", "resolve", "whitened", "whitening"]
 
 # Neither a guide to name nor one that a program alone can be given to.
 BASES = ("AutoGuide", "AutoContinuous")
+# Guides that are as good in any linear coordinates, and so are given uncorrelated ones.
+UNCORRELATED = ("AutoMultivariateNormal", "AutoLaplaceApproximation", "AutoDelta", "AutoIAFNormal")
+UNCORRELATED += ("AutoBNAFNormal", "AutoDAIS")
 
 
 class Resolved(NamedTuple):
@@ -79,24 +83,37 @@ def is_point(guide: Any) -> bool:
     return isinstance(guide, AutoDelta) or guide is AutoDelta or guide == "AutoDelta"
 
 
-def whitened(
-    start: Start, density: Callable[[Any], jax.Array], *, jacobian: bool = True
-) -> Callable[[], None]:
-    """Give the posterior as a program with one site, z ∈ R^p, u = centre + scale · z.
+def whitening(start: Start, guide: Any) -> np.ndarray:
+    """Give W, (p, p) or (p,) for a diagonal one: u = centre + W z has about unit scales in z.
 
-    Adam's steps then have the size of the posterior's own scales, whatever the units of the data; and a
-    Gaussian guide is Gaussian in u all the same, a mean-field one mean-field.
+    A guide whose family no linear map changes (a full-rank Gaussian), or that is richer than Gaussian, is
+    spared the posterior's correlations too; one that is to be mean-field or of low rank in u is only scaled.
+    """
+    name = guide if isinstance(guide, str) else getattr(guide, "__name__", "")
+    factor = start.factor
+    if factor is None or factor.shape[1] < len(start.centre) or name not in UNCORRELATED:
+        return start.scale
+    return factor
+
+
+def whitened(
+    start: Start, matrix: np.ndarray, density: Callable[[Any], jax.Array], *, jacobian: bool = True
+) -> Callable[[], None]:
+    """Give the posterior as a program with one site, z ∈ R^p, u = centre + W z.
+
+    Adam's steps then have the size of the posterior's own scales, whatever the units of the data.
     """
     import numpyro
     from numpyro.distributions import ImproperUniform, constraints
 
+    log_volume = float(np.sum(np.log(matrix)) if matrix.ndim == 1 else np.linalg.slogdet(matrix)[1])
+
     def program() -> None:
-        centre, scale = jnp.asarray(start.centre, float), jnp.asarray(start.scale, float)
         z = numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (len(start.centre),)))
-        volume = jnp.sum(jnp.log(scale)) if jacobian else 0.0
+        centre, W = jnp.asarray(start.centre, float), jnp.asarray(matrix, float)
         with numpyro.handlers.block():  # the sites inside the density are not this program's
-            value = density(centre + scale * z)
-        numpyro.factor("log_density", value + volume)
+            value = density(centre + (W * z if W.ndim == 1 else W @ z))
+        numpyro.factor("log_density", value + (log_volume if jacobian else 0.0))
 
     return program
 
@@ -151,6 +168,8 @@ def _make(kind: type, program: Callable[[], None], size: int, options: Mapping[s
     extra: dict[str, Any] = {}
     if "init_loc_fn" in accepted:
         extra["init_loc_fn"] = init_to_value(values={"z": jnp.zeros(size)})
+    if "init_scale" in accepted:
+        extra["init_scale"] = 1.0  # z has unit scales
     return kind(program, **(extra | dict(options)))
 
 

@@ -130,7 +130,7 @@ class MCMC:
         for group, found in groups:
             if found.ambiguous:
                 text = (
-                    f"The labels of {group.latent} could as well be others in {100 * found.close:.0f} % of the "
+                    f"The labels of {group.latent} could as well be others in {found.close:.0%} of the "
                     "draws (a second assignment within 1 nat): read its components' rows with care."
                 )
                 findings += (Finding("LABELS_AMBIGUOUS", text),)

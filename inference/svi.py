@@ -13,7 +13,7 @@ import xarray as xr
 
 from triptych.inference.arguments import checked
 from triptych.inference.fit import Evidence, Fit
-from triptych.inference.guides import Resolved, is_point, resolve, whitened
+from triptych.inference.guides import Resolved, is_point, resolve, whitened, whitening
 from triptych.inference.labels import align_all
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior import assemble, in_batches, log_likelihood_at, point_estimate
@@ -72,7 +72,7 @@ class SVI:
     draws: int = 1000
     learning_rate: float = 0.02
     particles: int = 8
-    tol: float = 0.01
+    tol: float = 0.003
     guide_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +154,7 @@ class Problem:
     resolved: Resolved
     m: Marginal
     start: Start
+    matrix: np.ndarray  # u = centre + matrix · z
     call: tuple[tuple[Any, ...], dict[str, Any]]  # of `program` and guide
     svi: Any
 
@@ -170,7 +171,8 @@ class Problem:
         point = is_point(settings.guide)
         # A point has no volume: its optimum is the mode in the natural parameters, as in NumPyro.
         density = target(m, args, kwargs, jacobian=False).density if point else start.density
-        program = whitened(start, density, jacobian=not point)
+        matrix = whitening(start, settings.guide)
+        program = whitened(start, matrix, density, jacobian=not point)
         resolved = resolve(settings.guide, program, start.space.size, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
         optimiser = optax_to_numpyro(
@@ -179,7 +181,7 @@ class Problem:
         fitted = m if resolved.own else program
         loss = Trace_ELBO(num_particles=settings.particles)
         svi = NumPyroSVI(fitted, resolved.guide, optimiser, loss)
-        return cls(fitted, resolved, m, start, call, svi)
+        return cls(fitted, resolved, m, start, matrix, call, svi)
 
     def draw(
         self, key: jax.Array, parameters: Mapping[str, Any], count: int
@@ -214,7 +216,8 @@ class Problem:
         )
         if own:
             return {site: value[None] for site, value in values.items()}, statistics
-        u = self.start.centre + self.start.scale * values["z"]
+        z = values["z"]
+        u = self.start.centre + (z * self.matrix if self.matrix.ndim == 1 else z @ self.matrix.T)
         return self.start.space.natural(u[None]), statistics
 
 
