@@ -28,7 +28,7 @@ def strip(responsibilities: np.ndarray, order: np.ndarray, text: str) -> Markup:
     parts = np.array_split(table, min(len(table), WIDEST))
     table = np.array([part.mean(axis=0) for part in parts])
     edges = np.linspace(0, len(order), len(parts) + 1)
-    with canvas.drawing(640, 84) as (figure, axes):
+    with canvas.drawing(480, 74) as (figure, axes):
         top = np.zeros(len(parts))
         for k, share in enumerate(table.T):
             axes.stairs(

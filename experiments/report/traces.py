@@ -36,6 +36,7 @@ def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
         marker = "o" if len(to_come) < 40 else ""
         axes.plot(np.arange(len(to_come)), to_come, color=pen.colour, marker=marker, markersize=3.5)
         axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("step")
         axes.set_ylabel("still to gain (nats)")
         axes.grid(axis="y")
@@ -113,9 +114,10 @@ def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
     with canvas.drawing(440, 240) as (figure, axes):
         for i, kind in enumerate(kinds):
             at = np.array([place for place, r in enumerate(order) if found.start[r] == kind])
+            look = {"marker": "os^Dv"[i % 5], "markerfacecolor": pen.colour if i == 0 else "none"}
             axes.plot(
-                at + 1, gap[order][at], linestyle="", marker="os^Dv"[i % 5], markersize=6,
-                label=kind.replace("_", " "), color=pen.colour, markerfacecolor=pen.colour if i == 0 else "none", clip_on=False,
+                at + 1, gap[order][at], linestyle="", color=pen.colour, markersize=6, clip_on=False,
+                label=kind.replace("_", " "), **look,
             )  # fmt: skip
         lost = np.flatnonzero(found.collapsed[order])
         if lost.size:
