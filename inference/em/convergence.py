@@ -34,8 +34,11 @@ def gain_to_come(gains: Array) -> Array:
 
 
 def rounding(objective: Array, count: Array, epsilon: Array) -> Array:
-    """Bound the rounding error of an objective summed over `count` rows in arithmetic of precision `epsilon`."""
-    return 4.0 * epsilon * (jnp.abs(objective) + count)
+    """Bound the rounding error of an objective summed over `count` rows in arithmetic of precision `epsilon`.
+
+    A row's log density is a difference of terms some ten times its size, hence the factor.
+    """
+    return 64.0 * epsilon * (jnp.abs(objective) + count)
 
 
 def stalled(objective: Array, gains: Array, count: Array, epsilon: Array) -> Array:

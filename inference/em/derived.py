@@ -19,6 +19,8 @@ from triptych.models.errors import InputError
 
 __all__ = ["DerivedKernel", "DerivedProblem", "derive"]
 
+SHARPNESS = (50.0, 20.0, 10.0, 5.0, 2.0)  # powers of the posterior on the way from a random partition
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shape:
@@ -48,12 +50,8 @@ class DerivedProblem:
         """θ → (argmax Q(· | θ), objective at θ in nats, the cells' weights)."""
         joint = self.shape.joint
         weights, objective = joint.weigh(parameters, self.args, self.kwargs)
-        following = maximise(
-            self.shape.blocks,
-            lambda theta: joint.expected(theta, weights, self.args, self.kwargs),
-            parameters,
-            self.shape.supports,
-        )
+        expected = partial(joint.expected, weights=weights, args=self.args, kwargs=self.kwargs)
+        following = maximise(self.shape.blocks, expected, parameters, self.shape.supports)
         return following, objective, weights
 
 
@@ -68,13 +66,14 @@ class DerivedKernel:
     epsilon: float
 
     def starts(self, key: jax.Array, number: int, init: str) -> Start:
-        """Random posteriors of the latents, soft and nearly certain, then one M-step."""
-        if init not in ("portfolio", "random_responsibilities"):
-            raise InputError(f"`starts={init!r}` is for mixtures: a program starts from 'random_responsibilities'.")
+        """Random posteriors of the latents, then M-steps; every other start is sharpened into a random partition."""
+        recipes = ("random_responsibilities", "random_partition")
+        if init not in ("portfolio", *recipes):
+            raise InputError(f"`starts={init!r}` is for mixtures: a program has {' and '.join(map(repr, recipes))}.")
+        chosen = np.arange(number) % 2 if init == "portfolio" else np.full(number, recipes.index(init))
         keys = jax.random.split(key, number)
-        scales = jnp.where(jnp.arange(number) % 2 == 0, 1.0, 4.0)
-        points = _random_starts(self.problem, keys, scales)
-        return Start(points, ("random_responsibilities",) * number)
+        points = _random_starts(self.problem, keys, chosen)
+        return Start(points, tuple(recipes[index] for index in chosen))
 
     def sample(self, key: jax.Array, rows: int) -> Kernel:
         """Give the problem itself: which rows a program could do without is not known."""
@@ -105,22 +104,28 @@ def _log_likelihoods(problem: DerivedProblem, parameters: Parameters, likelihood
 
 
 @jax.jit
-def _random_starts(problem: DerivedProblem, keys: jax.Array, scales: Array) -> Parameters:
-    joint, supports = problem.shape.joint, problem.shape.supports
+def _random_starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) -> Parameters:
+    joint, shape = problem.shape.joint, problem.shape
     middle = _middle(joint)
 
-    def one(arguments: tuple[jax.Array, Array]) -> Parameters:
-        key, scale = arguments
-        weights = joint.noise(key, scale, middle, problem.args, problem.kwargs)
-        jitter = _jitter(jax.random.fold_in(key, 1), middle, supports)
-        return maximise(
-            problem.shape.blocks,
-            lambda theta: joint.expected(theta, weights, problem.args, problem.kwargs),
-            jitter,
-            supports,
-        )
+    def climbed(weights: Any, parameters: Parameters) -> Parameters:
+        expected = partial(joint.expected, weights=weights, args=problem.args, kwargs=problem.kwargs)
+        return maximise(shape.blocks, expected, parameters, shape.supports)
 
-    return jax.lax.map(one, (keys, scales))
+    def sharpen(parameters: Parameters, sharpness: Array) -> tuple[Parameters, None]:
+        # Hard assignments pull components apart that a random posterior left almost alike.
+        weights, _ = joint.weigh(parameters, problem.args, problem.kwargs, sharpness)
+        return climbed(weights, parameters), None
+
+    def one(arguments: tuple[jax.Array, Array]) -> Parameters:
+        key, partition = arguments
+        weights = joint.noise(key, 1.0 + 3.0 * partition, middle, problem.args, problem.kwargs)
+        start = climbed(weights, _jitter(jax.random.fold_in(key, 1), middle, shape.supports))
+        sharp, _ = jax.lax.scan(sharpen, start, jnp.asarray(SHARPNESS))
+        fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sharp)]))
+        return jax.tree.map(lambda a, b: jnp.where((partition > 0) & fine, a, b), sharp, start)
+
+    return jax.lax.map(one, (keys, partitions))
 
 
 def _middle(joint: Joint) -> dict[str, Array]:
@@ -171,9 +176,8 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     middle = _jitter(key, _middle(joint), {n: s.support for n, s in joint.sites.parameters.items()})
     weights = jax.jit(partial(joint.noise, key, 1.0))(middle, args, kwargs)
     supports = {name: site.support for name, site in joint.sites.parameters.items()}
-    blocks = read_blocks(
-        lambda theta: joint.expected(theta, weights, args, kwargs), Point(middle, supports), key
-    )
+    expected = partial(joint.expected, weights=weights, args=args, kwargs=kwargs)
+    blocks = read_blocks(expected, Point(middle, supports), key)
     rows = max([np.prod(shape[:1], dtype=float) for shape in joint.sites.observed.values()] or [1.0])
     leaves = [leaf.dtype for leaf in jax.tree.leaves((args, kwargs)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     epsilon = max([float(jnp.finfo(dtype).eps) for dtype in leaves] or [float(np.finfo(np.float64).eps)])

@@ -43,7 +43,7 @@ class Joint:
         """Give site → factor (a table with named axes) at θ."""
         from triptych.inference.enumeration import run_enumerated
 
-        factors, _ = run_enumerated(self.program, args, kwargs, self.sites, parameters)
+        factors = run_enumerated(self.program, args, kwargs, self.sites, parameters).factors
         return {name: factor for name, factor in factors.items() if name not in self.ignored}
 
     def log_marginal(self, factors: Mapping[str, Any], tables: Mapping[str, Array]) -> Array:
@@ -54,10 +54,15 @@ class Joint:
             return jnp.zeros(())
         return eliminate([factors[name]._replace(table=tables[name]) for name in self.absorbed], self.sites)
 
-    def weigh(self, parameters: Parameters, args: Any, kwargs: Any) -> tuple[Weights, Array]:
-        """E-step: the weight of every cell of every absorbed factor, and the objective at θ (nats)."""
+    def weigh(
+        self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
+    ) -> tuple[Weights, Array]:
+        """E-step: the weight of every cell of every absorbed factor, and the objective at θ (nats).
+
+        `sharpness` β takes the posterior to the power β (normalised): below 1 annealed, far above 1 hard.
+        """
         factors = self.tables(parameters, args, kwargs)
-        tables = {name: factors[name].table for name in self.absorbed}
+        tables = {name: factors[name].table * sharpness for name in self.absorbed}
         value, weights = jax.value_and_grad(lambda t: self.log_marginal(factors, t))(tables)
         rest = sum((jnp.sum(f.table) for name, f in factors.items() if name not in tables), start=jnp.zeros(()))
         return weights, value + rest
