@@ -18,7 +18,7 @@ from triptych.inference.survey import survey
 
 __all__ = ["Exchangeable", "exchangeable", "permute"]
 
-ALONE = 8  # with more latents than this (a loop over time), only joint permutations are looked for
+ALONE = 4  # with more latents than this (a loop over time), only joint permutations are looked for
 COMBINATIONS = 64  # of axes tried where the derivatives leave it open
 TOLERANCE = 1e-9  # relative to the size of the log density, for two densities to be called equal
 
