@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from triptych.experiments.compilation import keep_compilations
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -157,4 +159,5 @@ def main() -> None:
     """Run the command line."""
     # XLA logs to stderr before anything of ours; a person reads only what matters to them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    keep_compilations(os.environ)
     sys.exit(app())

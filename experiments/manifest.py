@@ -68,6 +68,8 @@ def _platform() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "backend": jax.default_backend(),
         "device": device.device_kind,
+        # Programs that an earlier run compiled are loaded, so `compile` seconds depend on this.
+        "compilation_cache": getattr(jax.config, "jax_compilation_cache_dir", None) is not None,
     }
 
 
