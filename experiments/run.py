@@ -183,7 +183,7 @@ def run(
     manifest["seconds"]["total"] = time.perf_counter() - started
     write_json(directory / FILE, manifest)
     if report:
-        _report(directory, trouble)
+        _report(directory, comparison, trouble)
     return Outcome(directory, manifest, fits, comparison, tuple(kept), tuple(trouble))
 
 
@@ -294,10 +294,10 @@ def _compare(fits: Mapping[str, Any], manifest: dict[str, Any], directory: Path,
     return comparison
 
 
-def _report(directory: Path, trouble: list[str]) -> None:
+def _report(directory: Path, comparison: Any, trouble: list[str]) -> None:
     try:
         from triptych.experiments.report.page import write_report
 
-        write_report(directory)
+        write_report(directory, comparison)
     except Exception as error:  # the numbers are there all the same
         trouble.append(f"report: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from triptych.experiments.report.canvas import pens
 from triptych.experiments.report.fitted import components, data_and_components, membership
@@ -20,7 +21,7 @@ from triptych.experiments.store import write_text
 from triptych.inference.compare import Comparison
 from triptych.inference.verdict import title
 
-__all__ = ["render", "write_report"]
+__all__ = ["marked", "render", "write_report"]
 
 HERE = Path(__file__).resolve().parent
 # Rows of the table of numbers beyond the ones drawn; the rest is in comparison.json.
@@ -61,6 +62,7 @@ def render(run: Run, directory: Path) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["marked"] = marked
     entries = run.manifest.get("fits", {})
     drawn = pens({name: str(entry.get("method", "")) for name, entry in entries.items()})
     alerts, sentences = _verdict(run)
@@ -90,6 +92,11 @@ def render(run: Run, directory: Path) -> str:
     )
 
 
+def marked(text: str) -> Markup:
+    """Escape a text and set what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _verdict(run: Run) -> tuple[list[dict[str, str]], list[str]]:
     """Split the verdict into what must not be overlooked and the rest."""
     alerts = []
@@ -100,7 +107,9 @@ def _verdict(run: Run) -> tuple[list[dict[str, str]], list[str]]:
             alerts.append({"title": f"{title(name)} failed.", "text": text})
         elif not fit.status.ok:
             where = ", the reference, " if name == run.reference else " "
-            alerts.append({"title": f"{title(name)}{where}ended badly.", "text": fit.status.value})
+            alerts.append(
+                {"title": f"{title(name)}{where}is not to be relied on as it is.", "text": fit.status.value}
+            )
     said = run.comparison.sentences if run.comparison is not None else ()
     # The sentences repeat how a fit ended; on the page that stands in the box.
     texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]

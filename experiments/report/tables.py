@@ -10,6 +10,7 @@ import pandas as pd
 
 from triptych.experiments.report.gather import Run, located
 from triptych.experiments.report.numbers import decimals, fixed, missing, number, seconds
+from triptych.inference.fit import Fit
 
 __all__ = ["Cell", "described", "fits_table", "parameters_table", "worst_first"]
 
@@ -71,7 +72,7 @@ def fits_table(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
             {
                 "name": name,
                 "ok": bool(entry.get("ok")) and fit is not None,
-                "status": _status(entry, fit),
+                "status": _status(fit),
                 "log_likelihood": Cell(fixed(getattr(fit, "log_likelihood", None), 2)),
                 "elbo": Cell(_with_error(getattr(evidence, "elbo", None), evidence)),
                 "extra": [Cell(fixed(_get(figures, key), 2)) for key in extra],
@@ -84,10 +85,9 @@ def fits_table(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, [{"log_evidence": "log evidence", "k_hat": "k-hat"}[key] for key in extra]
 
 
-def _status(entry: Mapping[str, Any], fit: Any) -> str:
-    if fit is None:
-        return str(entry.get("message") or entry.get("status") or "failed")
-    return str(fit.status.value)
+def _status(fit: Fit | None) -> str:
+    """Say in a word how a fit ended; the whole text stands above the table."""
+    return "failed" if fit is None else fit.status.name.lower().replace("_", " ")
 
 
 def _with_error(value: Any, evidence: Any) -> str:

@@ -93,7 +93,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     compare.compare = Comparison
     monkeypatch.setitem(sys.modules, "triptych.inference.compare", compare)
 
-    def write_report(directory: Path) -> Path:
+    def write_report(directory: Path, comparison: Any = None) -> Path:
+        del comparison
         bench.reports += 1
         page = directory / "report.html"
         page.write_text("<html></html>")
