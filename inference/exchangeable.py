@@ -70,13 +70,19 @@ def exchangeable(
     with double_precision():
         structure = m.structure(*args, **kwargs)
         theta = _generic(parameters, structure)
-        density = jax.jit(lambda theta: m.log_density(theta, *args, **kwargs))
+
+        @jax.jit
+        def density(theta: Mapping[str, jax.Array]) -> jax.Array:
+            inside = [jnp.all(site.support(theta[name])) for name, site in structure.parameters.items()]
+            log_density = m.log_density(theta, *args, **kwargs)
+            return jnp.where(jnp.all(jnp.array(inside)), log_density, -jnp.inf)
+
         base = density(theta)
         groups: list[Exchangeable] = []
         left: list[str] = []
 
         def symmetric(group: Exchangeable) -> bool:
-            return _is_symmetric(group, theta, base, density, structure)
+            return _is_symmetric(group, theta, base, density)
 
         names = [name for name, latent in structure.latents.items() if latent.size > 1]
         for name in names if len(names) <= ALONE else ():
@@ -109,15 +115,22 @@ def _merge(groups: list[Exchangeable]) -> tuple[Exchangeable, ...]:
 
 def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, jax.Array]:
     """Move a point a little, so that no two components are equal by accident; stay inside the supports."""
-    random = np.random.default_rng(0)
-    moved = {}
-    for name, site in structure.parameters.items():
-        transform = biject_to(site.support)
-        free = np.asarray(transform.inv(jnp.asarray(parameters[name], jnp.float64)))
-        free = np.where(np.isfinite(free), free, 0.0)
-        scale = 0.1 * (1 + np.std(free)) if free.size else 0.0
-        moved[name] = transform(jnp.asarray(free + scale * random.normal(size=free.shape)))
-    return moved
+
+    @jax.jit
+    def move(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        random = np.random.default_rng(0)
+        moved = {}
+        for name, site in structure.parameters.items():
+            transform = biject_to(site.support)
+            free = transform.inv(parameters[name])
+            free = jnp.where(jnp.isfinite(free), free, 0.0)
+            # In the units of the values themselves: of their spread, else of their size.
+            sizes = jnp.stack([jnp.std(free), jnp.max(jnp.abs(free), initial=0.0), jnp.ones(())])
+            scale = 0.1 * sizes[jnp.argmax(sizes > 0)]
+            moved[name] = transform(free + scale * random.normal(size=free.shape))
+        return moved
+
+    return move({name: jnp.asarray(parameters[name], jnp.float64) for name in structure.parameters})
 
 
 def _is_symmetric(
@@ -125,14 +138,12 @@ def _is_symmetric(
     theta: Mapping[str, jax.Array],
     base: jax.Array,
     density: Callable[[Mapping[str, jax.Array]], jax.Array],
-    structure: Structure,
 ) -> bool:
     swap = np.arange(group.size)
     swap[:2] = [1, 0]
     for permutation in (swap, np.roll(np.arange(group.size), 1)):  # these two make all K! permutations
         moved = permute(theta, group, permutation)
-        inside = all(np.all(structure.parameters[name].support(moved[name])) for name in group.axes)
-        if not inside or not abs(density(moved) - base) <= TOLERANCE * (1 + abs(base)):
+        if not abs(density(moved) - base) <= TOLERANCE * (1 + abs(base)):
             return False
     return True
 
