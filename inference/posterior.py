@@ -13,6 +13,7 @@ import xarray as xr
 from triptych.inference.arguments import record
 from triptych.inference.precision import matching_precision
 from triptych.inference.status import Finding
+from triptych.inference.survey import feasible
 from triptych.models.errors import InputError
 
 __all__ = [
@@ -208,7 +209,9 @@ def observed(
     source = getattr(program, "program", program)
 
     def values() -> dict[str, Any]:
-        trace = handlers.trace(handlers.seed(source, jax.random.key(0))).get_trace(*args, **kwargs)
+        # Continuous sites get any value of their support: a flat prior has no draws.
+        filled = handlers.substitute(source, substitute_fn=feasible)
+        trace = handlers.trace(handlers.seed(filled, jax.random.key(0))).get_trace(*args, **kwargs)
         return {
             name: site["value"]
             for name, site in trace.items()

@@ -18,8 +18,9 @@ from triptych.models.errors import InputError
 __all__ = ["Start", "around", "best_of_climbs", "target"]
 
 CANDIDATES = 256  # prior draws whose density is looked at
-CLIMBS = 16  # of them, the best are climbed from
-FINALISTS = 3  # of the climbs' ends, the best get a Hessian and an ELBO
+CLIMBS = (4, 16)  # of them, the best are climbed from: from `LARGE` coordinates on the first number
+FINALISTS = (1, 3)  # of the climbs' ends, the best get a Hessian and an ELBO
+LARGE = 200  # coordinates
 ELBO_DRAWS = 64
 SAME_MODE = 1e-3  # nats
 
@@ -90,6 +91,8 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
     """
     with double_precision():
         posterior = target(m, args, kwargs)
+        small = posterior.space.size < LARGE
+        climbs, most = CLIMBS[small], FINALISTS[small]
         key_prior, key_elbo = jax.random.split(key)
         points = prior_points(key_prior, m, args, kwargs, posterior.space)
         values = posterior.values(points)
@@ -99,7 +102,7 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
                 f"{len(points)} draws from the program's priors: check that the data lie in the support of "
                 "their distribution, and the priors' scales."
             )
-        ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:CLIMBS]
+        ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:climbs]
         ranked = ranked[np.isfinite(values[ranked])]
         # Coordinates in the prior's own units, so that climbing does not depend on the units of the data.
         spread = np.median(np.abs(points - np.median(points, axis=0)), axis=0)
@@ -109,7 +112,7 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
         order = np.argsort(-np.where(np.isfinite(heights), heights, -np.inf), kind="stable")
         finalists: list[int] = []
         for i in order:
-            if len(finalists) < FINALISTS and all(heights[j] - heights[i] > SAME_MODE for j in finalists):
+            if len(finalists) < most and all(heights[j] - heights[i] > SAME_MODE for j in finalists):
                 finalists.append(int(i))
         starts = [around(key_elbo, posterior, ends[i]) for i in finalists]
     return max(starts, key=lambda start: start.elbo)

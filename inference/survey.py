@@ -25,6 +25,7 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
     support: Any
     hangs_on: tuple[str, ...] = ()
+    plates: tuple[str, ...] = ()
 
 
 class Latent(NamedTuple):
@@ -212,5 +213,6 @@ def _read(record: _Sites, supports: Mapping[str, Any]) -> Survey:
         elif site["is_observed"]:
             observed[name] = jnp.shape(site["value"])
         else:
-            parameters[name] = Parameter(jnp.shape(site["value"]), supports[name])
+            plates = tuple(frame.name for frame in _frames(site))
+            parameters[name] = Parameter(jnp.shape(site["value"]), supports[name], plates=plates)
     return Survey(parameters, latents, observed, nesting, scales, record.random, batches)

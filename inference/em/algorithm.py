@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from triptych.inference.em.derived import derive
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
@@ -56,6 +57,8 @@ class EM:
     starts : "portfolio" or one recipe of `triptych.inference.em.starts.RECIPES`.
     update : regression only: "em", "fixed_point" (MacKay) or "gradient" ascent of the log evidence.
     draws : draws from the Laplace approximation at the optimum (the fit's `posterior`); 0 leaves it out.
+    latents : continuous sites to integrate out instead of maximising; `None` leaves the choice to the program
+        (`roles.py`). Naming any derives EM from the program even where a hand-written kernel exists.
 
     Raises
     ------
@@ -70,10 +73,13 @@ class EM:
     starts: str = "portfolio"
     update: str = "em"
     draws: int = 1000
+    latents: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in ("map", "mle"):
             raise InputError(f"`objective` is {self.objective!r}: choose 'map' or 'mle'.")
+        if self.latents is not None:
+            object.__setattr__(self, "latents", tuple(self.latents))
         for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -90,7 +96,8 @@ class EM:
         """
         with double_precision():
             weight = None if sample_weight is None else _weights(sample_weight, args)
-            return bind(self.model, Call(args, kwargs, weight, self.objective, self.update))
+            call = Call(args, kwargs, weight, self.objective, self.update, self.latents)
+            return bind(self.model, call) if self.latents is None else derive(self.model, call)
 
     def init(self, key: jax.Array, *args: Any, sample_weight: Any = None, **kwargs: Any) -> EMState:
         """Give one starting point."""
@@ -199,9 +206,9 @@ def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
 
 def _best_distinct(objective: np.ndarray, number: int) -> np.ndarray:
     """Indices of the best objectives, those that differ by more than 1e-6 nats first."""
-    order = np.argsort(np.where(np.isfinite(objective), -objective, np.inf), kind="stable")
-    new = np.ones(len(order), bool)
-    new[1:] = np.abs(np.diff(objective[order])) > 1e-6
+    height = np.where(np.isfinite(objective), objective, np.finfo(float).min)
+    order = np.argsort(-height, kind="stable")
+    new = np.append(True, -np.diff(height[order]) > 1e-6)
     return np.concatenate([order[new], order[~new]])[:number]
 
 

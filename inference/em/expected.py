@@ -54,7 +54,7 @@ class Joint:
             return jnp.zeros(())
         return eliminate([factors[name]._replace(table=tables[name]) for name in self.absorbed], self.sites)
 
-    def weigh(
+    def infer(
         self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
     ) -> tuple[Weights, Array]:
         """E-step: the weight of every cell of every absorbed factor, and the objective at θ (nats).
@@ -79,20 +79,20 @@ class Joint:
         zeros = {name: jnp.zeros_like(factors[name].table) for name in self.absorbed}
         return jax.grad(lambda t: self.log_marginal(factors, t))({**zeros, **tables})
 
-    def expected(self, parameters: Parameters, weights: Weights, args: Any, kwargs: Any) -> Array:
-        """Q(θ' | weights): the expected log joint (nats)."""
+    def expected(self, parameters: Parameters, posterior: Weights, args: Any, kwargs: Any) -> Array:
+        """Q(θ'): the expected log joint under the weights `posterior` (nats)."""
         factors = self.tables(parameters, args, kwargs)
         total = jnp.zeros(())
         for name, factor in factors.items():
-            weight = weights.get(name)
+            weight = posterior.get(name)
             # A cell of weight 0 may hold −inf; it must not count, nor make the gradient NaN.
             table = factor.table if weight is None else jnp.where(weight > 0, factor.table, 0.0) * weight
             total += jnp.sum(table)
         return total
 
 
-def joint_of(program: Callable[..., Any], args: Any, kwargs: Any, objective: str) -> Joint:
-    """Survey a program and find what hangs on its discrete latents.
+def joint_of(program: Callable[..., Any], args: Any, kwargs: Any, ignored: frozenset[str]) -> Joint:
+    """Survey a program and find what hangs on its discrete latents; the sites `ignored` do not count.
 
     Raises
     ------
@@ -102,5 +102,4 @@ def joint_of(program: Callable[..., Any], args: Any, kwargs: Any, objective: str
     absorbed: tuple[str, ...] = ()
     if sites.latents:
         absorbed = tuple(analyse(program, args, kwargs, sites, LARGEST_TABLE).absorbed)
-    ignored = frozenset(sites.parameters) if objective == "mle" else frozenset()
     return Joint(program, sites, tuple(name for name in absorbed if name not in ignored), ignored)

@@ -71,6 +71,7 @@ def assemble_fit(
             "starts": em.starts,
             "update": em.update,
             "draws": em.draws,
+            "latents": None if em.latents is None else list(em.latents),
         },
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.loop import Problem
+from triptych.inference.laplace import Laplace
 from triptych.inference.status import Finding
 
 __all__ = ["Call", "Kernel", "Review", "Start", "bind", "has_kernel"]
@@ -24,6 +25,7 @@ class Call(NamedTuple):
     sample_weight: np.ndarray | None
     objective: str
     update: str
+    latents: tuple[str, ...] | None = None
 
 
 class Start(NamedTuple):
@@ -84,6 +86,17 @@ class Kernel(Protocol):
 
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
         """The step's parameters in the user's units."""
+        ...
+
+    def approximate(
+        self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
+    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+        """Laplace's Gaussian around an optimum (the user's units), and draws of every site, (1, draws, …)."""
+        ...
+
+    @property
+    def hessian_work(self) -> float:
+        """Rows × parameters², what `approximate` costs."""
         ...
 
     def review(self, parameters: Parameters) -> Sequence[Review]:

@@ -21,7 +21,9 @@ from triptych.inference.em.family import Parameters
 from triptych.inference.em.fold import MixtureProblem, collect_totals, fold
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
+from triptych.inference.em.posterior import around_marginal
 from triptych.inference.em.starts import generator, mixture_starts
+from triptych.inference.laplace import Laplace
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
@@ -43,6 +45,7 @@ class MixtureKernel:
     count: float
     jacobian: float  # log |d standardised rows / d rows|, Σ_n w_n
     support: tuple[str, ...]
+    rows: np.ndarray
 
     @property
     def epsilon(self) -> float:
@@ -77,6 +80,18 @@ class MixtureKernel:
         return self._rescale(
             {name: np.asarray(value) for name, value in parameters.items()}, self.centre, self.scale
         )
+
+    @property
+    def hessian_work(self) -> float:
+        """Rows × parameters²."""
+        family = self.problem.family
+        return self.count * float((family.feature_count + 1) * family.components) ** 2
+
+    def approximate(
+        self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
+    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+        """Laplace on the program's marginal."""
+        return around_marginal(self.model, parameters, (self.rows,), {}, objective, key, draws)
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
@@ -147,7 +162,7 @@ def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
         constant -= _prior_jacobian(family) * log_scale
     problem = _problem(rows, weights, centre, scale, hyper, family, constant, with_prior)
     support = ("weights", "means") if known else ("weights", "means", "covariances")
-    return MixtureKernel(model, problem, centre, scale, count, jacobian, support)
+    return MixtureKernel(model, problem, centre, scale, count, jacobian, support, rows)
 
 
 @bind.register
@@ -168,7 +183,7 @@ def bind_bernoulli_mixture(model: BernoulliMixture, call: Call) -> MixtureKernel
     family = BernoulliFamily(model.components, columns)
     centre, scale = np.zeros(columns), np.ones(columns)
     problem = _problem(rows, weights, centre, scale, hyper, family, 0.0, with_prior)
-    return MixtureKernel(model, problem, centre, scale, count, 0.0, ("weights", "probs"))
+    return MixtureKernel(model, problem, centre, scale, count, 0.0, ("weights", "probs"), rows)
 
 
 def _rows(model: Any, call: Call) -> tuple[np.ndarray, np.ndarray | None]:
