@@ -19,7 +19,7 @@ from triptych.experiments.store import read_json
 __all__ = ["TOLERANCE", "Difference", "Verdict", "verify"]
 
 TOLERANCE = 1e-8
-UNTIMED = ("second", "compile", "time")  # seconds are measured, not computed
+TIMED = frozenset({"compile", "run", "seconds"})  # measured, not computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,5 +191,5 @@ def _flat(content: Any, name: str = "") -> dict[str, Any]:
     elif isinstance(content, list):
         pairs = [(f"{name}[{i}]", value) for i, value in enumerate(content)]
     else:
-        return {} if any(word in name.lower() for word in UNTIMED) else {name: content}
+        return {} if name.rpartition(".")[2] in TIMED else {name: content}
     return {k: v for key, value in pairs for k, v in _flat(value, key).items()}
