@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from triptych.models import hyperparameters, validation
-from triptych.models.distributions import draw
+from triptych.models.distributions import BernoulliVector, draw
 from triptych.models.errors import InputError
 from triptych.models.simulation import simulate
 from triptych.models.validation import as_float, table_shape
@@ -90,7 +90,7 @@ class BernoulliMixture:
         validation.same_width("probs", probs, columns)
         with numpyro.plate("rows", rows):
             z = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            return draw("x", dist.Bernoulli(probs[z]).to_event(1), obs=x)
+            return draw("x", BernoulliVector(probs[z]), obs=x)
 
     def prior(self, x: Any = None) -> BernoulliMixturePrior:
         """Give the hyper-parameters as float64 arrays; they do not depend on the data, which have no unit."""
