@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
@@ -43,7 +44,9 @@ def guide_names() -> tuple[str, ...]:
     return tuple(name for name, kind in _kinds().items() if not _missing(kind))
 
 
-def resolve(guide: Any, program: Callable[[], None], size: int, options: Mapping[str, Any]) -> Resolved:
+def resolve(
+    guide: Any, program: Callable[[], None], start: Start | None, options: Mapping[str, Any]
+) -> Resolved:
     """Make the guide.
 
     Parameters
@@ -51,7 +54,7 @@ def resolve(guide: Any, program: Callable[[], None], size: int, options: Mapping
     guide : name or class of an autoguide; a function that makes one from a program; an autoguide already
         made, on the marginal of the program; or a guide program with a sample site for each parameter.
     program : the whitened program.
-    size : its number of coordinates, p.
+    start : where to begin; `None` to check the guide's name and options alone.
     options : keyword arguments of the autoguide.
 
     Raises
@@ -63,9 +66,11 @@ def resolve(guide: Any, program: Callable[[], None], size: int, options: Mapping
     if isinstance(guide, str):
         guide = _by_name(guide)
     if isinstance(guide, AutoGuide):
-        return Resolved(guide, True, type(guide).__name__)
+        return Resolved(_from_start(guide, start), True, type(guide).__name__)
     if isinstance(guide, type) and issubclass(guide, AutoGuide):
-        return Resolved(_make(guide, program, size, options), False, guide.__name__)
+        return Resolved(
+            _make(guide, program, 1 if start is None else len(start.centre), options), False, guide.__name__
+        )
     if not callable(guide):
         raise InputError(
             f"`guide` is {type(guide).__name__}: give the name of an autoguide ({', '.join(guide_names())}), "
@@ -118,6 +123,17 @@ def whitened(
     return program
 
 
+def _from_start(guide: Any, start: Start | None) -> Any:
+    """Give a copy of the user's autoguide that begins at the start, unless it says itself where to begin."""
+    from numpyro.infer.initialization import init_to_uniform, init_to_value
+
+    if start is None or guide.prototype_trace is not None or guide.init_loc_fn is not init_to_uniform:
+        return guide
+    moved = copy.copy(guide)
+    moved.init_loc_fn = init_to_value(values=start.space.constrain(jnp.asarray(start.centre, float)))
+    return moved
+
+
 def _kinds() -> dict[str, type]:
     from numpyro.infer import autoguide
 
@@ -168,6 +184,8 @@ def _make(kind: type, program: Callable[[], None], size: int, options: Mapping[s
     extra: dict[str, Any] = {}
     if "init_loc_fn" in accepted:
         extra["init_loc_fn"] = init_to_value(values={"z": jnp.zeros(size)})
+    if "batch_ndim" in accepted:
+        extra["batch_ndim"] = 0  # the coordinates are one vector
     if "init_scale" in accepted:
         extra["init_scale"] = 1.0  # z has unit scales
     return kind(program, **(extra | dict(options)))

@@ -85,7 +85,7 @@ class SVI:
             if not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
                 raise InputError(f"`{name}` is {value!r}: give a number above 0.")
         if isinstance(self.guide, str):
-            resolve(self.guide, lambda: None, 1, self.guide_options)
+            resolve(self.guide, lambda: None, None, self.guide_options)
 
     def run(
         self,
@@ -173,7 +173,7 @@ class Problem:
         density = target(m, args, kwargs, jacobian=False).density if point else start.density
         matrix = whitening(start, settings.guide)
         program = whitened(start, matrix, density, jacobian=not point)
-        resolved = resolve(settings.guide, program, start.space.size, settings.guide_options)
+        resolved = resolve(settings.guide, program, start, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
         optimiser = optax_to_numpyro(
             optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate)

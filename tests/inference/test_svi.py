@@ -106,7 +106,7 @@ def test_wrong_settings_are_refused_before_work():
     with pytest.raises(InputError, match="`learning_rate`"):
         SVI(regression, learning_rate=-1.0)
     with pytest.raises(InputError, match="`guide` is int"):
-        guides.resolve(3, lambda: None, 1, {})
+        guides.resolve(3, lambda: None, None, {})
 
 
 def test_the_names_are_those_of_numpyro():
