@@ -62,6 +62,7 @@ def panel(
                     [value], [0], marker="^", markersize=6, color=pens[fit].colour, clip_on=False, zorder=5,
                     transform=axes.get_xaxis_transform(),
                 )  # fmt: skip
+        _name_the_absent(axes, draws, pens, low, high)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=5)
@@ -70,6 +71,20 @@ def panel(
             for fit, values in draws.items()
         )
         return canvas.picture(figure, f"Posterior of {name}{f' ({note})' if note else ''}. {spoken}.")
+
+
+def _name_the_absent(
+    axes: Any, draws: Mapping[str, np.ndarray], pens: Mapping[str, Pen], low: float, high: float
+) -> None:
+    """Say at the edge where the fits are that lie outside of the panel."""
+    middles = {fit: float(np.mean(values)) for fit, values in draws.items()}
+    for side in ("left", "right"):
+        absent = [fit for fit, m in middles.items() if (m < low if side == "left" else m > high)]
+        for line, fit in enumerate(absent):
+            text = f"← {number(middles[fit])}" if side == "left" else f"{number(middles[fit])} →"
+            place = (0.01 if side == "left" else 0.99, 0.97 - 0.13 * line)
+            look = {"color": pens[fit].colour, "fontsize": 9.5, "fontweight": "bold", "ha": side, "va": "top"}
+            axes.text(*place, text, transform=axes.transAxes, **look)
 
 
 def _window(draws: Mapping[str, np.ndarray], reference: str) -> tuple[float, float]:

@@ -132,7 +132,7 @@ def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
         axes.set_ylabel("nats below the best")
         axes.grid(axis="y")
         if len(kinds) > 1 or lost.size:
-            axes.legend(fontsize=9.5, labelcolor=MUTED, loc="upper left")
+            figure.legend(fontsize=9.5, labelcolor=MUTED, loc="outside lower left", ncols=3)
         return canvas.picture(figure, text)
 
 
