@@ -21,6 +21,7 @@ CANDIDATES = 256  # prior draws whose density is looked at
 CLIMBS = (4, 16)  # of them, the best are climbed from: from `LARGE` coordinates on the first number
 FINALISTS = (1, 3)  # of the climbs' ends, the best get a Hessian and an ELBO
 LARGE = 200  # coordinates
+LATENT_POINTS = 16  # where there are more than that, points that suit random posteriors of the latents
 ELBO_DRAWS = 64
 SAME_MODE = 1e-3  # nats
 
@@ -95,6 +96,9 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
         climbs, most = CLIMBS[small], FINALISTS[small]
         key_prior, key_elbo = jax.random.split(key)
         points = prior_points(key_prior, m, args, kwargs, posterior.space)
+        if not small:
+            # Where parameters are many a draw of the prior is far from any good mode.
+            points = np.concatenate([points, latent_points(key_prior, m, args, kwargs, posterior.space)])
         values = posterior.values(points)
         if not np.any(np.isfinite(values)):
             raise InputError(
@@ -136,6 +140,28 @@ def around(key: jax.Array, posterior: Target, point: np.ndarray) -> Start:
     return Start(
         posterior.space, centre, scale, factor, posterior.density, elbo if np.isfinite(elbo) else -np.inf
     )
+
+
+def latent_points(
+    key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], space: Coordinates
+) -> np.ndarray:
+    """Give parameters that suit random posteriors of the discrete latents, in the unconstrained space, (n, p).
+
+    One M-step of EM derived from the program; nothing, (0, p), where there is no such latent or step.
+    """
+    from triptych.inference.em.derived import derive
+    from triptych.inference.em.kernel import Call
+
+    none = np.empty((0, space.size))
+    try:
+        if not m.structure(*args, **kwargs).latents:
+            return none
+        kernel = derive(m.program, Call(tuple(args), dict(kwargs), None, "map", "em"))
+    except InputError:
+        return none
+    stacked = kernel.starts(key, LATENT_POINTS, "portfolio").parameters
+    points = jax.jit(jax.vmap(space.unconstrain))(stacked)
+    return np.nan_to_num(np.asarray(points))
 
 
 def prior_points(
