@@ -25,8 +25,8 @@ def two_coins(flips: Any = None, *, rows: int = 1000) -> Any:
     """
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.array([2.0, 2.0])))
     with numpyro.plate("coins", 2):
-        heads = numpyro.sample("heads", dist.Beta(2.0, 2.0))
+        heads = jnp.asarray(numpyro.sample("heads", dist.Beta(2.0, 2.0)))
     with numpyro.plate("rows", rows if flips is None else len(flips)):
-        coin = numpyro.sample("coin", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        coin = numpyro.sample("coin", dist.CategoricalProbs(weights), infer={"enumerate": "parallel"})
         flip = dist.Bernoulli(heads[coin][..., None] * jnp.ones(2)).to_event(1)
         return numpyro.sample("flips", flip, obs=flips)
