@@ -166,7 +166,7 @@ class SVISettings(Settings):
     """Learning rate of the first stage, in posterior standard deviations a step."""
     particles: PositiveInt = 8
     """Draws a step that the gradient of the ELBO is averaged over."""
-    tol: PositiveFloat = 0.01
+    tol: PositiveFloat = 0.003
     """Nats a parameter; a window of steps that gains less is a plateau."""
     guide_options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the autoguide, such as `rank`."""
