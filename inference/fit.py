@@ -54,7 +54,8 @@ class Fit:
     parameters : site → point estimate (EM's optimum; else the posterior mean after alignment).
     log_likelihood : log p(x|θ̂) in nats, summed over rows, the method's latents summed or integrated out.
     objective : trace, in nats: log-likelihood or log-joint a step (EM), ELBO a step (SVI), empty (MCMC).
-    data : ArviZ's groups: posterior (chain, draw, …), log_likelihood (pointwise), sample_stats, observed_data.
+    data : ArviZ's groups: posterior (chain, draw, …), log_likelihood (pointwise), sample_stats,
+        observed_data.
     evidence : the ledger of log p(x), nats.
     findings : what a reader must know, each with a stable code.
     settings : the settings of the method, as written in a config.

@@ -145,7 +145,7 @@ def around(key: jax.Array, posterior: Target, point: np.ndarray) -> Start:
 def latent_points(
     key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], space: Coordinates
 ) -> np.ndarray:
-    """Give parameters that suit random posteriors of the discrete latents, in the unconstrained space, (n, p).
+    """Give parameters that suit random posteriors of the discrete latents: (n, p), unconstrained.
 
     One M-step of EM derived from the program; nothing, (0, p), where there is no such latent or step.
     """

@@ -20,7 +20,8 @@ class Stopwatch:
     """Reads how long a block has been running; `seconds` may be read inside the block and after it."""
 
     def __init__(self) -> None:
-        self._begin, self._end = time.time(), None
+        self._begin = time.time()
+        self._end: float | None = None
         self._spans: list[tuple[float, float]] = []
 
     @property
@@ -39,9 +40,9 @@ def stopwatch() -> Iterator[Stopwatch]:
     """Time a block: `with stopwatch() as watch: ...; watch.seconds`."""
     watch = Stopwatch()
 
-    def listen(event: str, start: float, end: float, **_: Any) -> None:
+    def listen(event: str, start_time: float, end_time: float, **_: Any) -> None:
         if event.startswith(COMPILING):
-            watch._spans.append((start, end))
+            watch._spans.append((start_time, end_time))
 
     jax.monitoring.register_event_time_span_listener(listen)
     try:

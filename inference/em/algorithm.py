@@ -1,4 +1,4 @@
-"""The EM algorithm as a frozen object of settings: starts, short runs, the climb, and the fit that is kept."""
+"""The EM algorithm as a frozen object of settings: starts, short runs, the climb, the fit that is kept."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class EM:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
-        if not (np.isscalar(self.tol) and np.isfinite(self.tol) and self.tol >= 0):
+        number = isinstance(self.tol, int | float | np.integer | np.floating)
+        if not (number and np.isfinite(self.tol) and self.tol >= 0):
             raise InputError(f"`tol` is {self.tol!r}: give nats, 0 or more.")
 
     def bind(self, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Kernel:
@@ -176,12 +177,7 @@ class EM:
     def _climb(self, kernel: Kernel, start: Start, progress: Progress | None) -> Run:
         work = kernel.count * sum(leaf.size for leaf in jax.tree.leaves(start.parameters))
         block = int(np.clip(BLOCK_WORK / max(work, 1.0), 1, min(100, self.max_steps)))
-        show = None
-        if progress is not None:
-
-            def show(done: int, objective: float) -> None:
-                progress(done, self.max_steps, objective)
-
+        show = None if progress is None else lambda done, best: progress(done, self.max_steps, best)
         return climb(
             kernel.problem,
             start.parameters,
@@ -205,7 +201,7 @@ def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
 
 
 def _best_distinct(objective: np.ndarray, number: int) -> np.ndarray:
-    """Indices of the best objectives, those that differ by more than 1e-6 nats first."""
+    """Give the indices of the best objectives, those that differ by more than 1e-6 nats first."""
     height = np.where(np.isfinite(objective), objective, np.finfo(float).min)
     order = np.argsort(-height, kind="stable")
     new = np.append(True, -np.diff(height[order]) > 1e-6)

@@ -2,7 +2,7 @@
 
 T(x) = [1, x], η_k = [log π_k + Σ_d log(1 − p_kd), logit p_k]; the M-step is the mode of a Beta,
 
-    p_kd = (Σ_n r_nk x_nd + a − 1) / (n_k + a + b − 2)          (Bishop 2006, eq. 9.59, with the prior's counts added).
+    p_kd = (Σ_n r_nk x_nd + a − 1) / (n_k + a + b − 2)    (Bishop 2006, eq. 9.59, plus the prior's counts).
 """
 
 from __future__ import annotations
@@ -72,10 +72,13 @@ class BernoulliFamily:
         trials = (counts + hyper.ones + hyper.zeros - 2.0)[:, None]
         probs = jnp.where(trials > 0, successes / jnp.maximum(trials, TINY), 0.5)
         weights = jnp.maximum(counts + hyper.concentration - 1.0, 0.0)
-        return {"weights": weights / jnp.sum(weights), "probs": jnp.clip(probs, hyper.floor, 1.0 - hyper.floor)}
+        return {
+            "weights": weights / jnp.sum(weights),
+            "probs": jnp.clip(probs, hyper.floor, 1.0 - hyper.floor),
+        }
 
     def log_prior(self, parameters: Parameters, hyper: BernoulliHyper) -> Array:
-        """log Dirichlet(π) + Σ log Beta(p), normalised, in nats."""
+        """Log Dirichlet(π) + Σ log Beta(p), normalised, in nats."""
         alpha, probs = hyper.concentration, parameters["probs"]
         value = jnp.sum((alpha - 1.0) * jnp.log(jnp.maximum(parameters["weights"], TINY)))
         value += gammaln(jnp.sum(alpha)) - jnp.sum(gammaln(alpha))

@@ -1,7 +1,8 @@
-"""Closed-form M-steps read off a program: the shape of Q along one site, found from its gradient and verified.
+"""Closed-form M-steps read off a program: the shape of Q along one site, from its gradient, verified.
 
-Along one parameter (the others fixed) Q of an exponential family is a combination of two atoms, and its gradient at two
-points gives both coefficients, whatever plates, ties, weights and conjugate priors went into them:
+Along one parameter (the others fixed) Q of an exponential family is a combination of two atoms, and its
+gradient at two points gives both coefficients, whatever plates, ties, weights and conjugate priors went
+into them:
 
     support          Q(x)                              x ∂Q etc.                         argmax
     positive         a log x + b x^p, p ∈ {1,−1,−2,2}  x Q' = a + b p x^p                (−a / (b p))^(1/p)
@@ -11,19 +12,17 @@ points gives both coefficients, whatever plates, ties, weights and conjugate pri
     SPD, precision   ½ a log|P| − ½ tr(B P)            Q' = ½ (a P⁻¹ − B)                a B⁻¹
     real             quadratic                         Q' affine                         one Newton step
 
-Each row says: some transform y of the gradient is affine in some transform t of x, y = α + β t. Two points give α and β, a third
-and a fourth, drawn at random, must agree to 1e-7: otherwise the site has another shape, and no closed form is claimed.
+Each row says: some transform y of the gradient is affine in some transform t of x, y = α + β t. Two points
+give α and β, a third and a fourth, drawn at random, must agree to 1e-7: otherwise the site has another shape,
+and no closed form is claimed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from triptych.inference.em.family import Array
 
@@ -61,7 +60,11 @@ def _unit() -> Form:
         return jnp.clip(-alpha / beta, EDGE, 1.0 - EDGE)
 
     return Form(
-        "log x, log(1 − x)", 0, lambda x, g: (x, x * (1 - x) * g), argmax, lambda x: jnp.where(x < 0.5, x + 0.3, x - 0.3)
+        "log x, log(1 − x)",
+        0,
+        lambda x, g: (x, x * (1 - x) * g),
+        argmax,
+        lambda x: jnp.where(x < 0.5, x + 0.3, x - 0.3),
     )
 
 
@@ -93,7 +96,9 @@ def _precision() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
         return jnp.linalg.inv(x), _even(g)
 
-    return Form("log|P|, P", 2, transform, lambda alpha, beta: -jnp.linalg.inv(alpha) * beta, lambda x: 1.7 * x)
+    return Form(
+        "log|P|, P", 2, transform, lambda alpha, beta: -jnp.linalg.inv(alpha) * beta, lambda x: 1.7 * x
+    )
 
 
 def _even(matrix: Array) -> Array:
@@ -109,7 +114,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
 
 
 def forms_for(support: Any) -> tuple[Form, ...]:
-    """List the forms that a site of this support can have (none for the real line: that is `quadratic.py`)."""
+    """List the forms that a site of this support can have (none for the real line: see `quadratic.py`)."""
     from numpyro.distributions import constraints
 
     while isinstance(support, constraints._IndependentConstraint):

@@ -1,7 +1,8 @@
 """When EM may stop: not when one step was small, but when little gain is still to come.
 
-EM converges linearly: with gains g_t = ℓ_t − ℓ_{t−1} and rate c = g_t / g_{t−1} the gain still to come is g_t c/(1 − c)
-(Aitken; Böhning, Dietz, Schaub, Schlattmann & Lindsay 1994). A small step at a rate near 1 is a long way from the top.
+EM converges linearly: with gains g_t = ℓ_t − ℓ_{t−1} and rate c = g_t / g_{t−1} the gain still to come is
+g_t c/(1 − c) (Aitken; Böhning, Dietz, Schaub, Schlattmann & Lindsay 1994). A small step at a rate near 1 is a
+long way from the top.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def _collapsed(
             found.append(
                 Finding(
                     "COLLAPSED_COMPONENT",
-                    f"The covariance of {where} ({counts[k]:.3g} rows) shrank to {ratio:.1e} of the data's in one "
-                    "direction, where it is held: the likelihood has no maximum there. "
+                    f"The covariance of {where} ({counts[k]:.3g} rows) shrank to {ratio:.1e} of the data's "
+                    "in one direction, where it is held: the likelihood has no maximum there. "
                     "Use objective='map', fewer components, or covariance='tied'.",
                 )
             )

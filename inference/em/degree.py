@@ -1,10 +1,11 @@
 """Proof that a function is a polynomial of degree at most 2 in some of its inputs, read off its jaxpr.
 
-Abstract interpretation: every value carries its degree in the latent (0 constant, 1 the latent itself, ∞ not a polynomial).
-Sums take the largest degree, products add, a division keeps the numerator's where the denominator is constant, and any
-other primitive makes a polynomial of degree 0 out of constants and ∞ out of everything else. NumPyro's log_prob guards its
-support, where(inside, log_prob, −∞): a comparison of the latent is a *guard*, and a select between a value and the
-constant −∞ keeps the value's degree, so the certificate holds on the interior of the support.
+Abstract interpretation: every value carries its degree in the latent (0 constant, 1 the latent itself, ∞ not
+a polynomial). Sums take the largest degree, products add, a division keeps the numerator's where the
+denominator is constant, and any other primitive makes a polynomial of degree 0 out of constants and ∞ out of
+everything else. NumPyro's log_prob guards its support, where(inside, log_prob, −∞): a comparison of the
+latent is a *guard*, and a select between a value and the constant −∞ keeps the value's degree, so the
+certificate holds on the interior of the support.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from jax.extend.core import Literal
 __all__ = ["Degree", "degree_in"]
 
 INFINITE = math.inf
-GUARDS = {"lt", "le", "gt", "ge", "eq", "ne", "is_finite", "and", "or", "not", "reduce_and", "reduce_or", "xor"}
+GUARDS = {
+    "lt", "le", "gt", "ge", "eq", "ne", "is_finite", "and", "or", "not", "reduce_and", "reduce_or", "xor",
+}  # fmt: skip
 LARGEST = {
-    "add", "add_any", "sub", "neg", "concatenate", "reduce_sum", "reshape", "broadcast_in_dim", "transpose", "squeeze",
-    "expand_dims", "slice", "rev", "convert_element_type", "copy", "copy_p", "cumsum", "pad", "real", "stop_gradient",
-    "reduce_precision", "device_put", "optimization_barrier", "split",
+    "add", "add_any", "sub", "neg", "concatenate", "reduce_sum", "reshape", "broadcast_in_dim", "transpose",
+    "squeeze", "expand_dims", "slice", "rev", "convert_element_type", "copy", "copy_p", "cumsum", "pad",
+    "real", "stop_gradient", "reduce_precision", "device_put", "optimization_barrier", "split",
 }  # fmt: skip
 INDEXED = {"gather", "dynamic_slice", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add"}
 PRODUCTS = {"mul", "dot_general"}
@@ -142,5 +145,3 @@ def _line(equation: Any) -> str:
     except (ImportError, AttributeError, TypeError):
         return ""
     return "" if frame is None else f" at {frame.file_name.rsplit('/', 1)[-1]}:{frame.start_line}"
-
-

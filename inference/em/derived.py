@@ -13,8 +13,8 @@ import numpy as np
 
 from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
-from triptych.inference.em.kernel import Call, Kernel, Review, Start
 from triptych.inference.em.gaussian_step import Completions, GaussianStep, gaussian_step
+from triptych.inference.em.kernel import Call, Kernel, Review, Start
 from triptych.inference.em.maximiser import Block, Point, maximise, read_blocks
 from triptych.inference.em.posterior import around_marginal
 from triptych.inference.em.roles import roles_of
@@ -83,10 +83,12 @@ class DerivedKernel:
     epsilon: float
 
     def starts(self, key: jax.Array, number: int, init: str) -> Start:
-        """Random posteriors of the latents, then M-steps; every other start is sharpened into a random partition."""
+        """Make random posteriors of the latents, then M-steps; every other one ends as a random partition."""
         recipes = ("random_responsibilities", "random_partition")
         if init not in ("portfolio", *recipes):
-            raise InputError(f"`starts={init!r}` is for mixtures: a program has {' and '.join(map(repr, recipes))}.")
+            raise InputError(
+                f"`starts={init!r}` is for mixtures: a program has {' and '.join(map(repr, recipes))}."
+            )
         chosen = np.arange(number) % 2 if init == "portfolio" else np.full(number, recipes.index(init))
         keys = jax.random.split(key, number)
         points = _random_starts(self.problem, keys, chosen)
@@ -198,7 +200,7 @@ def _random_starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) 
 
 
 def _middle(sites: Mapping[str, Parameter]) -> dict[str, Array]:
-    """The point of every support that the unconstrained 0 stands for."""
+    """Give the point of every support that the unconstrained 0 stands for."""
     from numpyro.distributions import biject_to
 
     values = {}
@@ -260,7 +262,9 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     expected = partial(step.expected, posterior=posterior, args=args, kwargs=kwargs)
     blocks = read_blocks(expected, Point(middle, supports), key)
     rows = max([np.prod(shape[:1], dtype=float) for shape in sites.observed.values()] or [1.0])
-    leaves = [leaf.dtype for leaf in jax.tree.leaves((args, kwargs)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    leaves = [
+        leaf.dtype for leaf in jax.tree.leaves((args, kwargs)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     epsilon = max([float(jnp.finfo(dtype).eps) for dtype in leaves] or [float(np.finfo(np.float64).eps)])
     problem = DerivedProblem(args, kwargs, Shape(step, likelihood, blocks, maximised))
     return DerivedKernel(model, problem, float(rows), epsilon)

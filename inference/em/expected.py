@@ -1,11 +1,12 @@
-"""The E-step of any program with discrete latents: every factor of the log joint with the weight of its cells.
+"""The E-step of any program with discrete latents: every factor of the log joint, its cells weighted.
 
 Let log p(x, z, θ) = Σ_f f(z_f, θ), each factor f a table over the latents it meets. With
 
     log p(x, θ) = log Σ_z exp Σ_f f(z_f, θ)         (NumPyro's enumeration, funsor's elimination)
-    w_f = ∂ log p(x, θ) / ∂ f = p(z_f | x, θ)       (the E-step is a gradient, whatever the graph of the latents)
+    w_f = ∂ log p(x, θ) / ∂ f = p(z_f | x, θ)       (the E-step is a gradient, whatever the latents' graph)
 
-the function that the M-step climbs is Q(θ' | θ) = Σ_f Σ_cells w_f f(θ'), and ∇Q(θ | θ) = ∇ log p(x, θ) (Fisher's identity).
+the function that the M-step climbs is Q(θ' | θ) = Σ_f Σ_cells w_f f(θ'), and ∇Q(θ | θ) = ∇ log p(x, θ)
+(Fisher's identity).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Joint:
         return {name: factor for name, factor in factors.items() if name not in self.ignored}
 
     def log_marginal(self, factors: Mapping[str, Any], tables: Mapping[str, Array]) -> Array:
-        """log Σ_z exp Σ_f of the absorbed factors, with `tables` in place of theirs."""
+        """Log Σ_z exp Σ_f of the absorbed factors, with `tables` in place of theirs."""
         from triptych.inference.elimination import eliminate
 
         if not self.absorbed:
@@ -64,7 +65,9 @@ class Joint:
         factors = self.tables(parameters, args, kwargs)
         tables = {name: factors[name].table * sharpness for name in self.absorbed}
         value, weights = jax.value_and_grad(lambda t: self.log_marginal(factors, t))(tables)
-        rest = sum((jnp.sum(f.table) for name, f in factors.items() if name not in tables), start=jnp.zeros(()))
+        rest = sum(
+            (jnp.sum(f.table) for name, f in factors.items() if name not in tables), start=jnp.zeros(())
+        )
         return weights, value + rest
 
     def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Weights:

@@ -1,6 +1,6 @@
 """An exponential family seen as one matrix product: what a mixture needs to know of its components.
 
-For sufficient statistics T(x) and natural parameters η_k the table of log-joints of N rows and K components is
+For sufficient statistics T(x) and natural parameters η_k the table of log-joints, N rows by K components, is
 
     log p(x_n, z_n = k | θ) = T(x_n) · η_k + b(x_n, θ),        T(x) = [1, …],  η_k = [log π_k − A(θ_k), …]
 
@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 __all__ = ["Array", "Family", "Parameters", "Statistics"]
 
-Array = jax.Array
-Parameters = Mapping[str, jax.Array]
+Array = jax.Array | np.ndarray  # NumPy's come in and go out; in between it is JAX's
+Parameters = Mapping[str, Array]
 
 
 class Statistics(NamedTuple):
@@ -35,9 +36,14 @@ class Statistics(NamedTuple):
 class Family(Protocol):
     """The components of a mixture, all of one exponential family.
 
-    Implementations are frozen dataclasses without arrays, so that they can be static arguments of `jax.jit`; the
-    numbers of a prior are in `hyper`, a NamedTuple of arrays that is an argument wherever it is needed.
+    Implementations are frozen dataclasses without arrays, so that they can be static arguments of `jax.jit`;
+    the numbers of a prior are in `hyper`, a NamedTuple of arrays that is an argument wherever it is needed.
     """
+
+    @property
+    def components(self) -> int:
+        """K, the number of components."""
+        ...
 
     @property
     def feature_count(self) -> int:
@@ -65,5 +71,5 @@ class Family(Protocol):
         ...
 
     def log_prior(self, parameters: Parameters, hyper: NamedTuple) -> Array:
-        """log p(θ) in nats, normalised."""
+        """Log p(θ) in nats, normalised."""
         ...

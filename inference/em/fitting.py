@@ -1,4 +1,4 @@
-"""From the end points of EM to the `Fit` that is kept: the best one, its status, its Laplace draws, the landscape."""
+"""From the end points of EM to the `Fit` that is kept: the best one, its status, its draws, the landscape."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def assemble_fit(
 
 
 def landscape(start: Start, run: Run, reviews: Sequence[Review]) -> xr.Dataset:
-    """Every end point: objective (nats), gap to the best, steps, recipe of the start, status, gain to come, collapse."""
+    """Tabulate the end points: objective (nats), gap to the best, steps, start, status, gain to come."""
     degenerate = {"COLLAPSED_COMPONENT", "EMPTY_COMPONENT"}
     collapsed = [any(finding.code in degenerate for finding in review.findings) for review in reviews]
     top = run.objective[_best(run)]

@@ -5,8 +5,8 @@
     sums    = Σ_n w_n T(x_n) r_nᵀ              one more matrix product
     log p(x|θ) = Σ_n w_n logsumexp(table_n) + shared part
 
-Rows are taken in chunks, so neither T(x) nor r is ever stored whole: memory beyond the data does not grow with N·K.
-Sums of chunks are accumulated in float64 even where the rows are float32.
+Rows are taken in chunks, so neither T(x) nor r is ever stored whole: memory beyond the data does not grow
+with N·K. Sums of chunks are accumulated in float64 even where the rows are float32.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ CHUNK_BYTES = 2**21  # T(x) and the table of one chunk stay in a core's cache; m
 class MixtureProblem:
     """A mixture bound to its data: all that one EM step reads.
 
-    rows (N, D), weights (N,) or None; a row enters as (x − centre) · inverse_scale. `totals` are the statistics
-    that no responsibility weighs, summed once. `hyper` are the prior's numbers in standardised units; `constant`
-    takes the objective back to the data's units (nats). `family` and `with_prior` are static.
+    rows (N, D), weights (N,) or None; a row enters as (x − centre) · inverse_scale. `totals` are the
+    statistics that no responsibility weighs, summed once. `hyper` are the prior's numbers in standardised
+    units; `constant` takes the objective back to the data's units (nats). `family` and `with_prior` are
+    static.
     """
 
     rows: Array
@@ -59,10 +60,8 @@ class MixtureProblem:
         return m_step(self.family, statistics, self.hyper), objective, statistics
 
 
-def e_step(
-    family: Family, natural: Array, rows: Array, weights: Array | None = None
-) -> tuple[Array, Array]:
-    """Expected statistics and log-likelihood of standardised rows.
+def e_step(family: Family, natural: Array, rows: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Compute the expected statistics and the log-likelihood of standardised rows.
 
     Parameters
     ----------

@@ -31,8 +31,9 @@ class GaussianHyper(NamedTuple):
     """The numbers of the prior and of the floor, in standardised units.
 
     `spread` has the shape of one component's covariance ((), (D,) or (D, D)). `mean_precision = degrees = 0`,
-    `spread = 0` and `concentration = 1` make the prior flat (maximum likelihood). No covariance may be smaller
-    than `floor` times `pooled` (relative eigenvalues): a constraint, so EM stays monotone. 0 switches it off.
+    `spread = 0` and `concentration = 1` make the prior flat (maximum likelihood). No covariance may be
+    smaller than `floor` times `pooled` (relative eigenvalues): a constraint, so EM stays monotone. 0 switches
+    it off.
     """
 
     concentration: Array
@@ -48,8 +49,8 @@ class GaussianHyper(NamedTuple):
 class GaussianFamily:
     """Gaussian components with one of five kinds of covariance.
 
-    `covariance` is "spherical", "diagonal", "full" or "tied"; `known` holds the K variances where they are fixed
-    (standardised units; then `covariance` is "spherical").
+    `covariance` is "spherical", "diagonal", "full" or "tied"; `known` holds the K variances where they are
+    fixed (standardised units; then `covariance` is "spherical").
     """
 
     components: int
@@ -93,10 +94,8 @@ class GaussianFamily:
         means = parameters["means"]
         log_weights = jnp.log(jnp.maximum(parameters["weights"], TINY))
         precisions, log_det = self._precisions(parameters)
-        if precisions.ndim == 3:
-            linear = jnp.einsum("kij,kj->ki", precisions, means)
-        else:
-            linear = precisions * means
+        matrices = precisions.ndim == 3
+        linear = jnp.einsum("kij,kj->ki", precisions, means) if matrices else precisions * means
         constant = log_weights + 0.5 * (
             log_det - jnp.sum(linear * means, axis=1) - self.columns * np.log(2 * np.pi)
         )
@@ -124,13 +123,13 @@ class GaussianFamily:
         pulled = first + hyper.mean_precision * hyper.location
         means = jnp.where(shrunk[:, None] > 0, pulled / jnp.maximum(shrunk, TINY)[:, None], hyper.location)
         weights = jnp.maximum(counts + hyper.concentration - 1.0, 0.0)
-        parameters = {"weights": weights / jnp.sum(weights), "means": means}
+        parameters: dict[str, Array] = {"weights": weights / jnp.sum(weights), "means": means}
         if self.known is None:
             parameters["covariances"] = self._covariances(statistics, hyper, means, shrunk)
         return parameters
 
     def log_prior(self, parameters: Parameters, hyper: GaussianHyper) -> Array:
-        """log p(weights) + Σ_k log p(μ_k | Σ_k) + log p(Σ), each normalised, in nats."""
+        """Log p(weights) + Σ_k log p(μ_k | Σ_k) + log p(Σ), each normalised, in nats."""
         alpha, weights = hyper.concentration, parameters["weights"]
         value = jnp.sum((alpha - 1.0) * jnp.log(jnp.maximum(weights, TINY)))
         value += gammaln(jnp.sum(alpha)) - jnp.sum(gammaln(alpha))
@@ -161,10 +160,12 @@ class GaussianFamily:
             return jnp.broadcast_to(precisions, shape), jnp.broadcast_to(log_det, shape[:1])
         return 1.0 / variances, -jnp.sum(jnp.log(variances), axis=1)
 
-    def _covariances(self, statistics: Statistics, hyper: GaussianHyper, means: Array, shrunk: Array) -> Array:
+    def _covariances(
+        self, statistics: Statistics, hyper: GaussianHyper, means: Array, shrunk: Array
+    ) -> Array:
         counts, dimension = statistics.sums[0], self.columns
         second = statistics.sums[1 + dimension :].T
-        kappa, location = hyper.mean_precision, hyper.location
+        kappa, location = hyper.mean_precision, jnp.asarray(hyper.location)
         if self.covariance == "spherical":
             scatter = second[:, 0] + kappa * jnp.sum(location**2) - shrunk * jnp.sum(means**2, axis=1)
             mass = hyper.degrees + jnp.where(hyper.degrees > 0, 2.0 + dimension, 0.0) + counts * dimension
@@ -188,7 +189,12 @@ class GaussianFamily:
         nu, spread = hyper.degrees, hyper.spread
         if self.covariance in ("spherical", "diagonal"):
             shape, rate = nu / 2, spread / 2
-            return shape * jnp.log(rate) - gammaln(shape) - (shape + 1) * jnp.log(covariances) - rate / covariances
+            return (
+                shape * jnp.log(rate)
+                - gammaln(shape)
+                - (shape + 1) * jnp.log(covariances)
+                - rate / covariances
+            )
         d = self.columns
         precisions, log_det = _inverse(covariances)
         constant = nu / 2 * (jnp.linalg.slogdet(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)

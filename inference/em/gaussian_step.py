@@ -4,9 +4,10 @@ With h = ∇_u log p(x, u | θ) and P = −∇²_u log p(x, u | θ) at u = 0,
 
     p(u | x, θ) = N(P⁻¹h, P⁻¹),    log p(x | θ) = log p(x, m | θ) + ½ D log 2π − ½ log|P|,  m = P⁻¹h,
 
-and the expectation of a function quadratic in u is its mean over the 2D points m ± √D L e_i, L Lᵀ = P⁻¹ (third-degree cubature):
-the completions that the M-step climbs. The degree is proved from the program's jaxpr (`degree.py`). Latents of one plate
-with no cross terms between its rows keep one D × D block a row, at cost N D³.
+and the expectation of a function quadratic in u is its mean over the 2D points m ± √D L e_i, L Lᵀ = P⁻¹
+(third-degree cubature): the completions that the M-step climbs. The degree is proved from the program's jaxpr
+(`degree.py`). Latents of one plate with no cross terms between its rows keep one D × D block a row, at cost
+N D³.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ class GaussianStep:
     ignored: frozenset[str]
     rows: int
 
-    def log_joint(self, latents: Mapping[str, Array], parameters: Parameters, args: Any, kwargs: Any) -> Array:
-        """log p(x, u, θ) in nats, what is ignored left out."""
+    def log_joint(
+        self, latents: Mapping[str, Array], parameters: Parameters, args: Any, kwargs: Any
+    ) -> Array:
+        """Log p(x, u, θ) in nats, what is ignored left out."""
         from triptych.inference.enumeration import run_enumerated
 
         values = {**parameters, **latents}
@@ -145,16 +148,16 @@ def gaussian_step(
     if certificate.degree > 2:
         found = certificate.culprit or f"a product of degree {certificate.degree:.0f}"
         raise InputError(
-            f"the latent {named} is not Gaussian given the rest: the log joint is not quadratic in it ({found}). "
-            "Leave it out of `latents` (it is then maximised), or fit the program by SVI or MCMC."
+            f"the latent {named} is not Gaussian given the rest: the log joint is not quadratic in it "
+            f"({found}). Leave it out of `latents` (it is then maximised), or fit the program by SVI or MCMC."
         )
     rows = _independent_rows(step, parameters, args, kwargs)
     if rows:
         return dataclasses.replace(step, rows=rows)
     if step.shape[0] > LARGEST_DENSE:
         raise InputError(
-            f"the latents {named} have {step.shape[0]} coordinates that meet: above {LARGEST_DENSE} one exact "
-            "Gaussian is too large. Put independent ones in a plate of their own."
+            f"the latents {named} have {step.shape[0]} coordinates that meet: above {LARGEST_DENSE} one "
+            "exact Gaussian is too large. Put independent ones in a plate of their own."
         )
     return step
 
@@ -162,7 +165,8 @@ def gaussian_step(
 def _independent_rows(step: GaussianStep, parameters: Parameters, args: Any, kwargs: Any) -> int:
     """Give the length of a plate that all latents share and whose rows have no cross terms, else 0.
 
-    A random sign a row: without cross terms the Hessian's product with signed unit vectors is the signed product.
+    A random sign a row: without cross terms the Hessian's product with signed unit vectors is the signed
+    product.
     """
     plates = [step.sites.parameters[name].plates for name in step.latents]
     if any(not one or one != plates[0] for one in plates) or len(plates[0]) != 1:

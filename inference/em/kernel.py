@@ -40,7 +40,7 @@ class Start(NamedTuple):
 
 
 class Review(NamedTuple):
-    """A point looked at: log p(x | θ) in nats, the data's units, and what is degenerate there, by component."""
+    """A point looked at: log p(x | θ) in nats, the data's units; what is degenerate there, by component."""
 
     log_likelihood: float
     findings: tuple[Finding, ...]
@@ -77,15 +77,15 @@ class Kernel(Protocol):
         ...
 
     def sample(self, key: jax.Array, rows: int) -> Kernel:
-        """The same problem on at most `rows` rows, for short first runs."""
+        """Give the same problem on at most `rows` rows, for short first runs."""
         ...
 
     def inward(self, parameters: Mapping[str, Any]) -> Parameters:
-        """The user's parameters in the units of the step."""
+        """Give the user's parameters in the units of the step."""
         ...
 
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
-        """The step's parameters in the user's units."""
+        """Give the step's parameters in the user's units."""
         ...
 
     def approximate(

@@ -1,7 +1,8 @@
 """The loop of EM, written once: many starts in one compiled call, block by block.
 
-`Problem` is anything with `step(parameters) -> (parameters, objective, statistics)` that is a pytree; a mixture and a
-regression both are. A block runs on the device; between blocks the host shows progress and can be interrupted.
+`Problem` is anything with `step(parameters) -> (parameters, objective, statistics)` that is a pytree; a
+mixture and a regression both are. A block runs on the device; between blocks the host shows progress and can
+be interrupted.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ STATUSES = (Status.STEP_LIMIT, Status.CONVERGED, Status.DECREASED, Status.NON_FI
 
 
 class Rule(NamedTuple):
-    """The stopping rule's numbers: `tolerance` nats still to come; rows and epsilon set the rounding error."""
+    """The stopping rule's numbers: `tolerance` nats still to come; the others set the rounding error."""
 
     tolerance: Array
-    count: Array
+    rows: Array
     epsilon: Array
 
 
@@ -82,7 +83,7 @@ def climb(
     count, epsilon : rows and machine precision, for the rounding error of the objective.
     block : steps between two looks of the host. progress : called with (steps done, best objective).
     """
-    rule = Rule(*(np.float64(value) for value in (tolerance, count, epsilon)))
+    rule = Rule(*(np.asarray(value, np.float64) for value in (tolerance, count, epsilon)))
     state = begin(starts)
     blocks: list[np.ndarray] = []
     done_steps = 0
@@ -129,10 +130,10 @@ def _gains_to_come(gains: Array) -> Array:
 def advance(
     problem: Problem, state: LoopState, rule: Rule, limit: Array, *, size: int
 ) -> tuple[LoopState, Array]:
-    """Run up to `limit` ≤ `size` steps of every start that has not stopped; also their objectives (size, R)."""
+    """Run up to `limit` ≤ `size` steps of every start not yet stopped; also their objectives (size, R)."""
     one = jax.vmap(step, in_axes=(None, 0, None))
 
-    def body(carry: tuple[Array, LoopState, Array]) -> tuple[Array, LoopState, Array]:
+    def body(carry: tuple[Array, LoopState, jax.Array]) -> tuple[Array, LoopState, jax.Array]:
         index, state, trace = carry
         state = one(problem, state, rule)
         return index + 1, state, trace.at[index].set(state.objective)
@@ -153,9 +154,9 @@ def step(problem: Problem, state: LoopState, rule: Rule) -> LoopState:
     first = jnp.isneginf(state.objective)
     gains = jnp.where(first, state.gains, jnp.roll(state.gains, -1).at[-1].set(gain))
     finite = jnp.isfinite(objective)
-    fell = ~first & (gain < -rounding(objective, rule.count, rule.epsilon))
+    fell = ~first & (gain < -rounding(objective, rule.rows, rule.epsilon))
     little = gain_to_come(gains) < rule.tolerance
-    arrived = ~first & (rule.tolerance > 0) & (little | stalled(objective, gains, rule.count, rule.epsilon))
+    arrived = ~first & (rule.tolerance > 0) & (little | stalled(objective, gains, rule.rows, rule.epsilon))
     code = jnp.where(~finite, 3, jnp.where(fell, 2, jnp.where(arrived, 1, 0)))
     good = finite & ~fell
     running = state.done == 0

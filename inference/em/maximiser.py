@@ -1,7 +1,8 @@
 """The M-step of any program: closed forms where they were verified, quasi-Newton steps where not.
 
-Blocks are maximised in turn (real-valued ones first, since a mean's maximum does not hang on its variance, while the
-variance's does on the mean). Each leaves Q no lower than before, so EM stays monotone (Meng & Rubin 1993, ECM).
+Blocks are maximised in turn (real-valued ones first, since a mean's maximum does not hang on its variance,
+while the variance's does on the mean). Each leaves Q no lower than before, so EM stays monotone
+(Meng & Rubin 1993, ECM).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """How one group of sites is maximised: `rule` is "closed form", "quadratic" or "ascent", `how` names the shape."""
+    """How one group of sites is maximised: `rule`, and `how` names the shape.
+
+    `rule` is "closed form", "quadratic" or "ascent".
+    """
 
     sites: tuple[str, ...]
     rule: str
@@ -127,7 +131,7 @@ def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, A
         u, state = carry
         value, gradient = value_and_grad(u, state=state)
         updates, state = optimiser.update(gradient, state, u, value=value, grad=gradient, value_fn=loss)
-        return (optax.apply_updates(u, updates), state), None
+        return (jnp.asarray(optax.apply_updates(u, updates)), state), None
 
     (u, _), _ = jax.lax.scan(body, (start, optimiser.init(start)), None, length=ASCENT_STEPS)
     better = loss(u) <= loss(start)

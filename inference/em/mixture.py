@@ -1,8 +1,9 @@
 """The hand-written EM kernel of Gaussian and Bernoulli mixtures: data and priors in standardised units.
 
-Raw second moments cancel badly, so a row enters the arithmetic as (x − centre)/scale: column means and standard
-deviations for diagonal, full and tied covariances, one common scale for spherical ones (which a scale a column would
-deform). The objective is carried back to the data's units by the log-Jacobian of this affine map.
+Raw second moments cancel badly, so a row enters the arithmetic as (x − centre)/scale: column means and
+standard deviations for diagonal, full and tied covariances, one common scale for spherical ones (which a
+scale a column would deform). The objective is carried back to the data's units by the log-Jacobian of this
+affine map.
 """
 
 from __future__ import annotations
@@ -195,11 +196,13 @@ def _rows(model: Any, call: Call) -> tuple[np.ndarray, np.ndarray | None]:
     return rows, None if call.sample_weight is None else call.sample_weight.astype(rows.dtype)
 
 
-def _moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+def _moments(
+    rows: np.ndarray, weights: np.ndarray | None
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Weighted count, column means, column standard deviations and covariance (divisor Σw), in float64."""
     weight = np.ones(()) if weights is None else weights.astype(np.float64)[:, None]
     count = float(len(rows)) if weights is None else float(np.sum(weight))
-    centre = np.sum(rows * weight, axis=0, dtype=np.float64) / count
+    centre = np.asarray(np.sum(rows * weight, axis=0, dtype=np.float64)) / count
     centred = rows - centre
     covariance = (centred * weight).T @ centred / count
     return count, centre, np.sqrt(np.diagonal(covariance)), covariance

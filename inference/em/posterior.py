@@ -37,8 +37,8 @@ def laplace_posterior(
 
     Returns
     -------
-    The fit's data (one chain of `em.draws` draws; the optimum itself where there is no Gaussian), the evidence,
-    and what does not hold.
+    The fit's data (one chain of `em.draws` draws; the optimum itself where there is no Gaussian), the
+    evidence, and what does not hold.
     """
     m = marginal(kernel.model)
     size = sum(np.size(value) for value in parameters.values())
@@ -48,8 +48,8 @@ def laplace_posterior(
         return tree, Evidence(), findings
     if kernel.hessian_work > HESSIAN_WORK:
         text = (
-            f"{kernel.count:.3g} rows × {size}² parameters make a Hessian of minutes: the posterior holds the "
-            "optimum alone, without standard errors. Use SVI or MCMC for them, or fit fewer rows."
+            f"{kernel.count:.3g} rows × {size}² parameters make a Hessian of minutes: the posterior holds "
+            "the optimum alone, without standard errors. Use SVI or MCMC for them, or fit fewer rows."
         )
         tree, findings = assemble(m, point, args, kwargs)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text), *findings)

@@ -1,8 +1,8 @@
-"""Real-valued parameters in which Q is quadratic: one Newton step is the maximum (means, weighted least squares).
+"""Real-valued parameters in which Q is quadratic: one Newton step is the maximum (means, least squares).
 
-Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are differences of gradients. H is
-taken as diagonal, as one block for each leading index (a mean vector a component), or dense, whichever is the first to
-predict the gradient at random points.
+Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are differences of
+gradients. H is taken as diagonal, as one block for each leading index (a mean vector a component), or dense,
+whichever is the first to predict the gradient at random points.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ LARGEST_DENSE = 300
 
 def _hessian(gradient: Gradient, x: Array, shape: str) -> Array:
     """Give H: (…) diagonal, (…, D, D) one block for each leading index, or (P, P) dense."""
+    x = jnp.asarray(x)
     base = gradient(x)
     if shape == "diagonal":
         return gradient(x + 1.0) - base
     if shape == "blocks":
         columns = [gradient(x.at[..., i].add(1.0)) - base for i in range(x.shape[-1])]
         return jnp.stack(columns, axis=-1)
-    flat = jax.vmap(lambda e: (gradient(x + e.reshape(x.shape)) - base).ravel())(jnp.eye(x.size, dtype=x.dtype))
+    flat = jax.vmap(lambda e: (gradient(x + e.reshape(x.shape)) - base).ravel())(
+        jnp.eye(x.size, dtype=x.dtype)
+    )
     return flat.T
 
 
@@ -42,7 +45,7 @@ def newton(gradient: Gradient, x: Array, shape: str) -> Array:
 
 
 def quadratic_shape(gradient: Gradient, x: Array, points: list[Array]) -> str | None:
-    """Name the first shape of H that predicts the gradient at the points given; `None` if Q is not quadratic."""
+    """Name the first shape of H that predicts the gradient at the points; `None` if Q is not quadratic."""
     base = gradient(x)
     for shape in SHAPES:
         if (shape == "blocks" and x.ndim < 2) or (shape == "dense" and x.size > LARGEST_DENSE):

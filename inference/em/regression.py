@@ -1,12 +1,13 @@
 """Bayesian linear regression by the textbook's three ways: EM, alternating fixed point, gradient ascent.
 
-y ~ N(b + Xw, β⁻¹ I), w ~ N(0, λ⁻¹ I). One thin singular value decomposition of the centred design, X = U S Vᵀ, makes every
-iteration O(D): with c = Uᵀ(y − b), s the singular values and R = |y − b − U c|² the log evidence is
+y ~ N(b + Xw, β⁻¹ I), w ~ N(0, λ⁻¹ I). One thin singular value decomposition of the centred design,
+X = U S Vᵀ, makes every iteration O(D): with c = Uᵀ(y − b), s the singular values and R = |y − b − U c|² the
+log evidence is
 
     log p(y | λ, β, b) = ½ [(N − r) log β − β R − Σ_i (log v_i + c_i²/v_i) − N log 2π],   v_i = 1/β + s_i²/λ,
 
 the posterior of w has mean coordinates m_i = β s_i c_i/(λ + β s_i²) and variances 1/(λ + β s_i²).
-(Bishop 2006, sections 3.5 and 9.3.4; MacKay 1992.) The intercept is maximised with the columns centred: b = ȳ.
+(Bishop 2006, sections 3.5 and 9.3.4; MacKay 1992.) The intercept is maximised with centred columns: b = ȳ.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Moments(NamedTuple):
 
 
 class RegressionHyper(NamedTuple):
-    """Gamma priors on λ and β as shape − 1 and rate (all 0: maximum likelihood), and the largest values allowed."""
+    """Gamma priors on λ and β as shape − 1 and rate (all 0: maximum likelihood), and the largest values."""
 
     lambda_shape: Array
     lambda_rate: Array
@@ -64,11 +65,13 @@ def decompose(X: np.ndarray, y: np.ndarray) -> tuple[Moments, np.ndarray]:
     U, singular, Vt = U[:, keep], singular[keep], Vt[keep]
     projected = U.T @ y
     residual = float(np.sum((y - U @ projected) ** 2))
-    return Moments(singular, projected, np.asarray(residual), np.asarray(float(len(y))), np.asarray(X.shape[1])), Vt.T
+    return Moments(
+        singular, projected, np.asarray(residual), np.asarray(float(len(y))), np.asarray(X.shape[1])
+    ), Vt.T
 
 
 def evidence(moments: Moments, precision: Array, noise: Array) -> Array:
-    """log p(y | λ, β, b) in nats; `precision` is λ, `noise` is β."""
+    """Log p(y | λ, β, b) in nats; `precision` is λ, `noise` is β."""
     rank = moments.singular.shape[0]
     variances = 1.0 / noise + moments.singular**2 / precision
     return 0.5 * (
@@ -89,7 +92,9 @@ def expectations(moments: Moments, precision: Array, noise: Array) -> tuple[Arra
     return jnp.sum(mean**2), jnp.sum(1.0 / total) + null, misfit, jnp.sum(singular**2 / total)
 
 
-def step_by_em(moments: Moments, hyper: RegressionHyper, precision: Array, noise: Array) -> tuple[Array, Array]:
+def step_by_em(
+    moments: Moments, hyper: RegressionHyper, precision: Array, noise: Array
+) -> tuple[Array, Array]:
     """EM with w latent: λ = D/(|μ|² + tr Σ), β = N/(|y − b − Xμ|² + tr(XΣXᵀ)), the priors' counts added."""
     square, trace, misfit, spread = expectations(moments, precision, noise)
     return _capped(
@@ -102,9 +107,10 @@ def step_by_em(moments: Moments, hyper: RegressionHyper, precision: Array, noise
 def step_by_fixed_point(
     moments: Moments, hyper: RegressionHyper, precision: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """MacKay's re-estimation: λ = γ/|μ|², β = (N − γ)/|y − b − Xμ|², γ = Σ β s²/(λ + β s²) well-determined weights.
+    """MacKay's re-estimation: λ = γ/|μ|², β = (N − γ)/|y − b − Xμ|².
 
-    It can overshoot; where the evidence would fall, the EM step is taken instead.
+    γ = Σ β s²/(λ + β s²) counts the well-determined weights. The step can overshoot; where the evidence would
+    fall, the EM step is taken instead.
     """
     square, _, misfit, _ = expectations(moments, precision, noise)
     gamma = jnp.sum(noise * moments.singular**2 / (precision + noise * moments.singular**2))
@@ -121,7 +127,7 @@ def step_by_fixed_point(
 def step_by_gradient(
     moments: Moments, hyper: RegressionHyper, precision: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """Gradient ascent on the log marginal likelihood in (log λ, log β), scaled by the curvature, halved until it rises."""
+    """Gradient ascent on the log evidence in (log λ, log β), by the curvature, halved until it rises."""
     start = jnp.log(jnp.stack([precision, noise]))
 
     def objective(u: Array) -> Array:
@@ -161,7 +167,7 @@ STEPS = {"em": step_by_em, "fixed_point": step_by_fixed_point, "gradient": step_
 )
 @dataclasses.dataclass(frozen=True)
 class RegressionProblem:
-    """A regression bound to its data; `update` is a key of `STEPS`, `constant` completes the priors (nats)."""
+    """A regression bound to its data; `update` is a key of `STEPS`, `constant` completes the priors, nats."""
 
     moments: Moments
     hyper: RegressionHyper

@@ -79,14 +79,21 @@ class RegressionKernel:
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
         """Add the posterior mean of w, and the intercept at X = 0."""
         mean, _ = self.weights_posterior(parameters["lambda"], parameters["beta"])
-        sites = {"lambda": np.asarray(parameters["lambda"]), "beta": np.asarray(parameters["beta"]), "w": mean}
+        sites = {
+            "lambda": np.asarray(parameters["lambda"]),
+            "beta": np.asarray(parameters["beta"]),
+            "w": mean,
+        }
         if self.intercept:
             sites["intercept"] = np.asarray(self.level - mean @ self.centre)
         return sites
 
     def weights_posterior(self, precision: Any, noise: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean (D,) and covariance (D, D) of p(w | y, λ, β)."""
-        singular, projected = np.asarray(self.problem.moments.singular), np.asarray(self.problem.moments.projected)
+        singular, projected = (
+            np.asarray(self.problem.moments.singular),
+            np.asarray(self.problem.moments.projected),
+        )
         precision, noise = float(precision), float(noise)
         total = precision + noise * singular**2
         mean = self.rotation @ (noise * singular * projected / total)
@@ -108,7 +115,7 @@ class RegressionKernel:
             value = log_joint(moments, problem.hyper, theta["lambda"], theta["beta"]) + problem.constant
             # The evidence at b = ȳ; integrating b over its flat prior multiplies it by √(2π/(βN)).
             flat = 0.5 * jnp.log(2 * jnp.pi / (theta["beta"] * moments.rows))
-            return value + (flat if self.intercept else 0.0)
+            return jnp.asarray(value + (flat if self.intercept else 0.0))
 
         supports = {"lambda": constraints.positive, "beta": constraints.positive}
         gaussian = laplace_from_density(log_density, parameters, supports, objective=objective)
@@ -138,12 +145,15 @@ class RegressionKernel:
             determined = float(np.sum(noise * singular**2 / (precision + noise * singular**2)))
             if determined < NONE_DETERMINED:
                 text = (
-                    f"The data determine {determined:.1g} of {len(self.rotation)} weights: λ grew without bound, the "
-                    "columns explain nothing of y, and w is 0. Check the columns and y."
+                    f"The data determine {determined:.1g} of {len(self.rotation)} weights: λ grew without "
+                    "bound, the columns explain nothing of y, and w is 0. Check the columns and y."
                 )
                 found.append(Finding("WEIGHTS_VANISH", text))
             if noise >= float(self.problem.hyper.beta_cap) * 1e-3:
-                text = "β grew without bound: the columns fit y perfectly. Use objective='map', or fewer columns."
+                text = (
+                    "β grew without bound: the columns fit y perfectly. "
+                    "Use objective='map', or fewer columns."
+                )
                 found.append(Finding("PERFECT_FIT", text))
             reviews.append(Review(float(value), tuple(found)))
         return reviews
@@ -177,14 +187,15 @@ def bind_regression(model: BayesianLinearRegression, call: Call) -> RegressionKe
     unit = float(np.mean(np.var(X, axis=0))) / variance
     gamma = [float(value) if with_prior else 0.0 for value in prior]
     shapes = [gamma[0] - 1.0, gamma[2] - 1.0] if with_prior else [0.0, 0.0]
-    hyper = RegressionHyper(shapes[0], gamma[1], shapes[1], gamma[3], CAP * max(unit, 1e-300), CAP / variance)
+    numbers = (shapes[0], gamma[1], shapes[1], gamma[3], CAP * max(unit, 1e-300), CAP / variance)
+    hyper = RegressionHyper(*(jnp.asarray(number, jnp.float64) for number in numbers))
     constant = 0.0
     if with_prior:
         for shape, rate in ((gamma[0], gamma[1]), (gamma[2], gamma[3])):
             constant += shape * np.log(rate) - gammaln(shape)
     problem = RegressionProblem(
         jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), moments),
-        jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), hyper),
+        hyper,
         jnp.asarray(constant, jnp.float64),
         call.update,
     )

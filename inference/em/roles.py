@@ -29,8 +29,9 @@ def roles_of(
 ) -> Roles:
     """Decide which continuous sites are latents.
 
-    With `chosen` those; discrete sites always are. Without it: in a program with discrete latents none; else every site
-    whose prior hangs on another site (w ~ N(0, λ⁻¹), a random effect, a factor score): its parents are the parameters.
+    With `chosen` those; discrete sites always are. Without it: in a program with discrete latents none; else
+    every site whose prior hangs on another site (w ~ N(0, λ⁻¹), a random effect, a factor score): its parents
+    are the parameters.
 
     Raises
     ------
@@ -40,7 +41,9 @@ def roles_of(
     if chosen is not None:
         unknown = [name for name in chosen if name not in names and name not in sites.latents]
         if unknown:
-            raise InputError(f"`latents` names {unknown[0]!r}, but the program's sites are {', '.join(names)}.")
+            raise InputError(
+                f"`latents` names {unknown[0]!r}, but the program's sites are {', '.join(names)}."
+            )
         latents = tuple(name for name in names if name in chosen)
         reasons = dict.fromkeys(latents, "chosen")
     elif sites.latents:
@@ -52,7 +55,8 @@ def roles_of(
     parameters = tuple(name for name in names if name not in latents)
     if not parameters:
         raise InputError(
-            "Nothing is left to maximise: every continuous site is a latent. Name fewer in `latents`, or use MCMC."
+            "Nothing is left to maximise: every continuous site is a latent. "
+            "Name fewer in `latents`, or use MCMC."
         )
     return Roles(latents, parameters, {**dict.fromkeys(parameters, "no site above it"), **reasons})
 

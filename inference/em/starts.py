@@ -1,8 +1,8 @@
 """Where EM starts: a portfolio of recipes, because no single one wins.
 
 k-means++ seeds (Arthur & Vassilvitskii 2007), random rows with the pooled covariance, random responsibilities
-(Dirichlet(1) a row), k-means, and Ward's hierarchy on at most 2000 rows. Seeds and clusters become responsibilities,
-and one M-step makes them parameters, so that every recipe obeys the model's priors.
+(Dirichlet(1) a row), k-means, and Ward's hierarchy on at most 2000 rows. Seeds and clusters become
+responsibilities, and one M-step makes them parameters, so that every recipe obeys the model's priors.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def _labels(recipe: str, rows: np.ndarray, components: int, random: np.random.Ge
 
     seed = int(random.integers(2**31))
     if recipe == "k-means":
-        return KMeans(components, n_init=1, random_state=seed).fit(rows).labels_
+        # One k-means++ start: scikit-learn's own number for `init="k-means++"`.
+        return np.asarray(KMeans(components, random_state=seed).fit(rows).labels_)
     if recipe == "k-means++":
         centres, _ = kmeans_plusplus(rows, components, random_state=seed)
         return _nearest(rows, centres)
@@ -97,8 +98,8 @@ def _around(rows: np.ndarray, problem: MixtureProblem, random: np.random.Generat
     family = problem.family
     drawn = rows[random.permutation(len(rows))[: 50 * family.components]]
     points = random.permutation(np.unique(drawn, axis=0))[: family.components]
-    if len(points) < family.components:  # rows repeated so often that the draw missed some: random table instead
-        return {}
+    if len(points) < family.components:
+        return {}  # rows repeated so often that the draw missed some: random table instead
     weights = np.full(family.components, 1.0 / family.components)
     if isinstance(family, BernoulliFamily):
         # Half way to the column means, so that no probability starts at 0 or 1.

@@ -44,7 +44,9 @@ def test_derived_iterates_equal_the_hand_written(model: Any, x: np.ndarray, obje
     hand = EM(model, objective=objective).bind(x)
     derived = derive(model, Call((x,), {}, None, objective, "em"))
     assert {block.rule for block in derived.problem.shape.blocks} <= {"closed form", "quadratic"}
-    start = {name: value[0] for name, value in hand.starts(jax.random.key(3), 1, "portfolio").parameters.items()}
+    start = {
+        name: value[0] for name, value in hand.starts(jax.random.key(3), 1, "portfolio").parameters.items()
+    }
     one, first = iterates(hand.problem, start, 6)
     other, second = iterates(derived.problem, derived.inward(hand.outward(start)), 6)
     assert second == pytest.approx(first, abs=1e-8)

@@ -82,7 +82,10 @@ def test_units_do_not_matter(covariance: str, seed: int, exponent: int, shift: f
     )
     scale = np.max(np.abs(one.parameters["covariances"]))
     np.testing.assert_allclose(
-        other.parameters["covariances"] / factor**2, one.parameters["covariances"], rtol=1e-6, atol=1e-7 * scale
+        other.parameters["covariances"] / factor**2,
+        one.parameters["covariances"],
+        rtol=1e-6,
+        atol=1e-7 * scale,
     )
     # Densities carry units: a change of the objective by the Jacobian of data and parameters is all there is.
     free = {"spherical": 3 * 2, "diagonal": 3 * 4, "full": 3 * 6, "tied": 6}[covariance]
@@ -139,7 +142,7 @@ def test_bernoulli_never_falls_and_weights_are_rows() -> None:
         state = EMState({"weights": np.ones(3) / 3, "probs": generator.uniform(0.2, 0.8, (3, 4))})
         values = []
         for _ in range(40):
-            repeated, second = em.step(state, np.repeat(x, weight, axis=0))
+            _, second = em.step(state, np.repeat(x, weight, axis=0))
             state, first = em.step(state, x, sample_weight=weight)
             assert first.objective == pytest.approx(second.objective, rel=1e-11)
             values.append(first.objective)

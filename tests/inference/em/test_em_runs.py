@@ -128,7 +128,9 @@ def test_settings_are_refused_in_words(
         (["a"] * 272, "not a number"),
     ],
 )
-def test_weights_are_refused_in_words(key: jax.Array, faithful: np.ndarray, weight: object, said: str) -> None:
+def test_weights_are_refused_in_words(
+    key: jax.Array, faithful: np.ndarray, weight: object, said: str
+) -> None:
     with pytest.raises(InputError, match=said):
         EM(GaussianMixture(2)).run(key, faithful, sample_weight=weight)
 

@@ -17,7 +17,12 @@ from triptych.inference.em.algorithm import EMState
 from triptych.models import BernoulliMixture, GaussianMixture
 
 TYPES = {"spherical": "spherical", "diagonal": "diag", "full": "full", "tied": "tied"}
-SHAPES = {"spherical": np.ones(3), "diagonal": np.ones((3, 2)), "full": np.stack([np.eye(2)] * 3), "tied": np.eye(2)}
+SHAPES = {
+    "spherical": np.ones(3),
+    "diagonal": np.ones((3, 2)),
+    "full": np.stack([np.eye(2)] * 3),
+    "tied": np.eye(2),
+}
 
 
 def blobs(seed: int = 0, rows: int = 300) -> np.ndarray:
@@ -99,7 +104,7 @@ def test_known_variances_leave_only_means_and_weights() -> None:
 
 @pytest.mark.parametrize("covariance", TYPES)
 def test_map_step_maximises_the_expected_log_joint(covariance: str) -> None:
-    """At a fixed point of MAP-EM the gradient of the program's own log joint vanishes in every free direction."""
+    """At a fixed point of MAP-EM the gradient of the program's log joint vanishes in every free direction."""
     from triptych.inference.marginal import marginal
     from triptych.inference.unconstrained import coordinates
 

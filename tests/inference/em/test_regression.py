@@ -103,7 +103,9 @@ def test_a_weight_is_that_many_rows_and_units_do_not_matter() -> None:
     em = EM(BayesianLinearRegression(), tol=1e-12, draws=0)
     plain, scaled = em.run(jax.random.key(0), X, y), em.run(jax.random.key(0), 1e-4 * X, 1e5 * y)
     np.testing.assert_allclose(scaled.parameters["w"], 1e9 * plain.parameters["w"], rtol=1e-5)
-    assert float(scaled.parameters["beta"]) == pytest.approx(1e-10 * float(plain.parameters["beta"]), rel=1e-5)
+    assert float(scaled.parameters["beta"]) == pytest.approx(
+        1e-10 * float(plain.parameters["beta"]), rel=1e-5
+    )
 
 
 def test_the_laplace_draws_have_the_moments_of_the_exact_posterior() -> None:
@@ -139,4 +141,6 @@ def test_pure_noise_sends_lambda_to_its_bound_and_says_so() -> None:
     y = generator.normal(size=50)
     y -= X @ np.linalg.lstsq(X, y, rcond=None)[0]
     with pytest.warns(UserWarning, match="WEIGHTS_VANISH"):
-        EM(BayesianLinearRegression(), objective="mle", update="gradient", draws=0).run(jax.random.key(0), X, y)
+        EM(BayesianLinearRegression(), objective="mle", update="gradient", draws=0).run(
+            jax.random.key(0), X, y
+        )
