@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from triptych.inference.em.derived import derive
+from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
@@ -99,6 +100,10 @@ class EM:
             weight = None if sample_weight is None else _weights(sample_weight, args)
             call = Call(args, kwargs, weight, self.objective, self.update, self.latents)
             return bind(self.model, call) if self.latents is None else derive(self.model, call)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Say what EM will do with each site, and why, before anything runs; printed, a table."""
+        return explain(self.bind(*args, **kwargs), self.objective)
 
     def init(self, key: jax.Array, *args: Any, sample_weight: Any = None, **kwargs: Any) -> EMState:
         """Give one starting point."""

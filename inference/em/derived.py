@@ -81,6 +81,7 @@ class DerivedKernel:
     problem: DerivedProblem
     count: float
     epsilon: float
+    reasons: Mapping[str, str]  # site → why it is a latent, or a parameter
 
     def starts(self, key: jax.Array, number: int, init: str) -> Start:
         """Make random posteriors of the latents, then M-steps; every other one ends as a random partition."""
@@ -267,7 +268,7 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     ]
     epsilon = max([float(jnp.finfo(dtype).eps) for dtype in leaves] or [float(np.finfo(np.float64).eps)])
     problem = DerivedProblem(args, kwargs, Shape(step, likelihood, blocks, maximised))
-    return DerivedKernel(model, problem, float(rows), epsilon)
+    return DerivedKernel(model, problem, float(rows), epsilon, roles.reasons)
 
 
 def _array(value: Any) -> Any:
