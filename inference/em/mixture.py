@@ -200,11 +200,16 @@ def _moments(
     rows: np.ndarray, weights: np.ndarray | None
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Weighted count, column means, column standard deviations and covariance (divisor Σw), in float64."""
-    weight = np.ones(()) if weights is None else weights.astype(np.float64)[:, None]
-    count = float(len(rows)) if weights is None else float(np.sum(weight))
-    centre = np.asarray(np.sum(rows * weight, axis=0, dtype=np.float64)) / count
-    centred = rows - centre
-    covariance = (centred * weight).T @ centred / count
+    if weights is None:
+        count, centre = float(len(rows)), np.asarray(np.mean(rows, axis=0, dtype=np.float64))
+        weighted = centred = rows - centre  # one matrix with its own transpose: BLAS does half the work
+    else:
+        weight = weights.astype(np.float64)[:, None]
+        count = float(np.sum(weight))
+        centre = np.sum(rows * weight, axis=0) / count
+        centred = rows - centre
+        weighted = centred * weight
+    covariance = weighted.T @ centred / count
     return count, centre, np.sqrt(np.diagonal(covariance)), covariance
 
 
