@@ -79,11 +79,14 @@ def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
     path, source, target_name = _whence(settings, base)
     table = read_table(path)
     columns, target_name = _select(table, settings, target_name, source)
-    x = table.numbers(columns, settings.rows)
+    x = table.numbers(columns, settings.rows, missing=settings.missing == "keep")
     takes_answer = len(positional(program)) > 1
     if target_name is None and isinstance(config.model, BayesianLinearRegressionSettings):
         refuse(f"data.target: a regression needs an answer column; {source} has {', '.join(table.header)}.")
     target = None if target_name is None else table.column(target_name, settings.rows, numeric=takes_answer)
+    if settings.repeat is not None:
+        counts = _counts(table, settings, source)
+        x, target = np.repeat(x, counts, axis=0), None if target is None else np.repeat(target, counts)
     x = _transformed(x, columns, settings).astype(config.precision)
     args = (x,) if target is None or not takes_answer else (x, target.astype(config.precision))
     return Data(
@@ -119,7 +122,7 @@ def _select(
     if target is not None and target not in table.header:
         refuse(f"data.target: {source} has no column {target!r}; {nearest(target, table.header)}")
     if settings.columns is None:
-        return [name for name in table.header if name != target], target
+        return [name for name in table.header if name not in (target, settings.repeat)], target
     chosen: list[str] = []
     for wanted in settings.columns:
         if wanted in table.header:
@@ -138,18 +141,31 @@ def _select(
     return chosen, target
 
 
+def _counts(table: Table, settings: DataSettings, source: str) -> np.ndarray:
+    """Give how many times each row of a table of frequencies counts, (N,)."""
+    name = str(settings.repeat)
+    if name not in table.header:
+        refuse(f"data.repeat: {source} has no column {name!r}; {nearest(name, table.header)}")
+    counts = table.column(name, settings.rows, numeric=True)
+    wrong = (counts < 0) | (counts != np.floor(counts))
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        refuse(f"data.repeat: row {n + 1} of {source} has {counts[n]:g} in {name!r}; give a whole number.")
+    return counts.astype(int)
+
+
 def _transformed(x: np.ndarray, columns: list[str], settings: DataSettings) -> np.ndarray:
     """Apply the transforms that the config declares, in their stated order."""
     if settings.threshold is not None:
-        x = (x > settings.threshold).astype(float)
+        x = np.where(np.isnan(x), np.nan, x > settings.threshold)
     if settings.equals is not None:
-        x = (x == settings.equals).astype(float)
+        x = np.where(np.isnan(x), np.nan, x == settings.equals)
     if settings.standardize:
-        spread = x.std(axis=0)
+        spread = np.nanstd(x, axis=0)
         if not np.all(spread > 0):
             flat = columns[int(np.argmin(spread))]
             refuse(f"data.standardize: column {flat!r} is constant; leave it out of data.columns.")
-        x = (x - x.mean(axis=0)) / spread
+        x = (x - np.nanmean(x, axis=0)) / spread
     return x
 
 

@@ -86,6 +86,18 @@ DATASETS: Mapping[str, Dataset] = {
     "iris": Dataset("iris.csv", "target", "150 irises of three species, four lengths in cm"),
     "diabetes": Dataset("diabetes.csv", "target", "442 patients, ten measurements and disease progression"),
     "carcinoma": Dataset("carcinoma.csv", None, "118 slides rated by seven pathologists, 1 = no, 2 = yes"),
+    "death_notices": Dataset(
+        "death_notices.csv", None, "1096 days of 1910–12 by notices of deaths in The Times"
+    ),
+    "sleepstudy": Dataset("sleepstudy.csv", "Reaction", "reaction times (ms) of 18 subjects kept from sleep"),
+    "attitude": Dataset(
+        "attitude.csv", None, "30 departments' answers to seven questions, percent favourable"
+    ),
+    "tone": Dataset("tone.csv", "tuned", "150 tunings of a tone to a stretched one"),
+    "election": Dataset(
+        "election.csv", None, "1785 voters of 2000: 12 traits of two candidates, coded 1–4, some missing"
+    ),
+    "earthquakes": Dataset("earthquakes.csv", None, "major earthquakes a year, 1900–2006"),
 }
 
 

@@ -63,6 +63,10 @@ class DataSettings(Settings):
     """Columns by name, `p*` for all that begin with p; all but the target if left out."""
     target: str | Literal[False] | None = None
     """The answer column: y of a regression; else kept aside for the report. `false`: there is none."""
+    repeat: str | None = None
+    """A column of counts: each row is taken so many times (a table of frequencies); no column of the data."""
+    missing: Literal["refuse", "keep"] = "refuse"
+    """What to do with a missing cell: refuse it, or hand it to the program as NaN."""
     threshold: float | None = None
     """Binarise: 1 where a value is above this, else 0."""
     equals: float | None = None
@@ -148,6 +152,8 @@ class EMSettings(Settings):
     """How the starts are drawn: in all ways, or in one of them."""
     update: Literal["em", "fixed_point", "gradient"] = "em"
     """Regression only: how the precisions are updated."""
+    latents: list[str] | None = None
+    """Continuous sites to integrate out instead of maximising; the program decides if left out."""
     draws: Annotated[int, Field(ge=0)] = 1000
     """Draws from the Laplace approximation at the optimum (0: none)."""
 

@@ -38,26 +38,31 @@ class Table:
         except ValueError:
             return np.array(cells)
 
-    def numbers(self, columns: Sequence[str], limit: int | None = None) -> np.ndarray:
-        """Give the named columns of the first `limit` rows as float64, (N, D)."""
+    def numbers(
+        self, columns: Sequence[str], limit: int | None = None, *, missing: bool = False
+    ) -> np.ndarray:
+        """Give the named columns of the first `limit` rows as float64, (N, D); NaN where missing, if let."""
         at = [self.header.index(name) for name in columns]
         rows = self.rows[:limit]
         out = np.empty((len(rows), len(at)))
         for n, row in enumerate(rows):
             try:
-                out[n] = [float(row[d]) for d in at]
+                out[n] = [_cell(row[d], missing) for d in at]
             except ValueError:
-                self._refuse_cell(n, at)
-        if not np.isfinite(out).all():
-            self._refuse_cell(int(np.argmin(np.isfinite(out).all(axis=1))), at)
+                self._refuse_cell(n, at, missing)
+        bad = np.isinf(out) if missing else ~np.isfinite(out)
+        if bad.any():
+            self._refuse_cell(int(np.argmax(bad.any(axis=1))), at, missing)
         return out
 
-    def _refuse_cell(self, n: int, at: Sequence[int]) -> None:
+    def _refuse_cell(self, n: int, at: Sequence[int], missing: bool) -> None:
         """Say which cell of a row is no finite number, and what to do about it."""
         for d in at:
             cell = self.rows[n][d].strip()
             where = f"{self.path}, line {n + self.first_line} (row {n + 1}), column {self.header[d]!r}"
             if cell.lower() in MISSING:
+                if missing:
+                    continue
                 refuse(f"{where}: missing cell ({cell!r}); fill it in, or leave out the row or column.")
             try:
                 value = float(cell)
@@ -110,6 +115,10 @@ def read_table(path: Path) -> Table:
     if not rows:
         refuse(f"{path} has a header and no rows; give a row for each observation.")
     return Table(path, header, rows, 2 if has_header else 1)
+
+
+def _cell(text: str, missing: bool) -> float:
+    return math.nan if missing and text.strip().lower() in MISSING else float(text)
 
 
 def _is_number(cell: str) -> bool:
