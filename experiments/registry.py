@@ -97,7 +97,6 @@ DATASETS: Mapping[str, Dataset] = {
     "election": Dataset(
         "election.csv", None, "1785 voters of 2000: 12 traits of two candidates, coded 1–4, some missing"
     ),
-    "earthquakes": Dataset("earthquakes.csv", None, "major earthquakes a year, 1900–2006"),
 }
 
 
