@@ -233,8 +233,8 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     """
     if call.sample_weight is not None:
         raise InputError(
-            "`sample_weight` needs a hand-written kernel: in a program of your own weigh rows with "
-            "`numpyro.handlers.scale`, or repeat them."
+            "`sample_weight` needs a hand-written kernel: for a program of your own repeat the rows "
+            "(`data: {repeat: column}` in a config)."
         )
     if call.update != "em":
         raise InputError(f"`update={call.update!r}` is for regression: a program has update='em' only.")
