@@ -24,6 +24,7 @@ from sklearn.mixture import GaussianMixture as Peer
 from triptych.inference.em import EM
 from triptych.models import GaussianMixture
 
+PAUSE = 0.3  # seconds: the threads of the other side's BLAS spin on for a while
 SIZES = ((500_000, 16, 16), (1_000_000, 2, 4))
 
 
@@ -89,10 +90,12 @@ def measure(rows: int, columns: int, components: int, dtype: Any, repeats: int) 
         gap = abs(float(objective) / rows - theirs)
         mine, other = [], []
         for _ in range(repeats):
+            time.sleep(PAUSE)
             begin = time.perf_counter()
             for _ in range(3):
                 jax.block_until_ready(step(problem, start))
             mine.append((time.perf_counter() - begin) / 3)
+            time.sleep(PAUSE)
             other.append((peer(case, 3)[0] - peer(case, 1)[0]) / 2)
         ratios = np.array(other) / np.array(mine)
         extra = "" if memory is None else f"{memory.temp_size_in_bytes / 2**20:6.1f} MiB"
