@@ -16,7 +16,7 @@ from triptych.inference.survey import Survey, some_values
 from triptych.inference.tracing import Program
 from triptych.models.errors import InputError
 
-__all__ = ["Component", "Plan", "analyse"]
+__all__ = ["Component", "Plan", "analyse", "depends_on"]
 
 
 class Component(NamedTuple):
@@ -89,7 +89,7 @@ def analyse(
         return [*(factor.table for factor in factors.values()), *bounds, *deterministic.values()]
 
     jaxpr = jax.make_jaxpr(run)([0] * len(names)).jaxpr
-    reached = iter([names[i] for i in sorted(positions)] for positions in _depends_on(jaxpr))
+    reached = iter([names[i] for i in sorted(positions)] for positions in depends_on(jaxpr))
     factors, deterministic, supports = found["run"]
     absorbed = {}
     for name, factor in factors.items():
@@ -140,7 +140,7 @@ def _components(absorbed: Mapping[str, tuple[str, ...]], sites: Survey) -> tuple
     return tuple(components)
 
 
-def _depends_on(jaxpr: Any) -> list[frozenset[int]]:
+def depends_on(jaxpr: Any) -> list[frozenset[int]]:
     """Give, for each output of a jaxpr, the positions of the inputs that it is computed from."""
     sources: dict[Any, frozenset[int]] = {v: frozenset([i]) for i, v in enumerate(jaxpr.invars)}
 

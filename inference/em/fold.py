@@ -12,8 +12,9 @@ with N·K. Sums of chunks are accumulated in float64 even where the rows are flo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,32 +93,38 @@ def m_step(family: Family, statistics: Statistics, hyper: NamedTuple) -> Paramet
 
 def fold(problem: MixtureProblem, parameters: Parameters) -> tuple[Statistics, Array]:
     """E-step over all rows, chunk by chunk: statistics and log-likelihood (nats, standardised units)."""
-    rows, family = problem.rows, problem.family
-    natural = family.natural(parameters).astype(rows.dtype)
-    size = chunk_rows(family, rows.dtype.itemsize)
+    family = problem.family
+    natural = family.natural(parameters).astype(problem.rows.dtype)
+
+    def one(chunk: Array, weights: Array | None) -> tuple[Array, Array]:
+        return e_step(family, natural, chunk, weights)
+
+    sums, value = over_chunks(problem, one)
+    statistics = Statistics(sums, problem.totals)
+    return statistics, value + family.base(parameters, problem.totals)
+
+
+def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None], Any]) -> Any:
+    """Sum `function(rows, weights)` over chunks of standardised rows, any tree of arrays, in float64."""
+    rows, size = problem.rows, chunk_rows(problem.family, problem.rows.dtype.itemsize)
     full, rest = divmod(rows.shape[0], size)
 
-    def one(start: Array | int, length: int) -> tuple[Array, Array]:
+    def one(start: Array | int, length: int) -> Any:
         chunk = lax.dynamic_slice_in_dim(rows, start, length)
         chunk = (chunk - problem.centre) * problem.inverse_scale
         weights = problem.weights
         if weights is not None:
             weights = lax.dynamic_slice_in_dim(weights, start, length)
-        sums, value = e_step(family, natural, chunk, weights)
-        return sums.astype(jnp.float64), value.astype(jnp.float64)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), function(chunk, weights))
 
-    def add(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        sums, value = one(index * size, size)
-        return carry[0] + sums, carry[1] + value
+    def add(carry: Any, start: Array | int, length: int) -> Any:
+        return jax.tree.map(jnp.add, carry, one(start, length))
 
-    carry = (jnp.zeros(natural.shape, jnp.float64), jnp.zeros((), jnp.float64))
+    shapes = jax.eval_shape(lambda: one(0, rest or size))
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     if full:
-        carry = lax.fori_loop(0, full, add, carry)
-    if rest:
-        sums, value = one(full * size, rest)
-        carry = carry[0] + sums, carry[1] + value
-    statistics = Statistics(carry[0], problem.totals)
-    return statistics, carry[1] + family.base(parameters, problem.totals)
+        carry = lax.fori_loop(0, full, lambda index, total: add(total, index * size, size), carry)
+    return add(carry, full * size, rest) if rest else carry
 
 
 def chunk_rows(family: Family, itemsize: int) -> int:
@@ -131,18 +138,4 @@ def chunk_rows(family: Family, itemsize: int) -> int:
 @jax.jit
 def collect_totals(problem: MixtureProblem) -> Array:
     """Σ_n w_n B(x_n) over all rows, chunk by chunk: done once for a data set."""
-    rows, family = problem.rows, problem.family
-    size = chunk_rows(family, rows.dtype.itemsize)
-    full, rest = divmod(rows.shape[0], size)
-
-    def one(start: Array | int, length: int) -> Array:
-        chunk = (lax.dynamic_slice_in_dim(rows, start, length) - problem.centre) * problem.inverse_scale
-        weights = problem.weights
-        if weights is not None:
-            weights = lax.dynamic_slice_in_dim(weights, start, length)
-        return family.totals(chunk, weights).astype(jnp.float64)
-
-    total = one(0, size) if full else one(0, rest)
-    if full > 1:
-        total = lax.fori_loop(1, full, lambda index, carry: carry + one(index * size, size), total)
-    return total + one(full * size, rest) if full and rest else total
+    return over_chunks(problem, problem.family.totals)

@@ -230,8 +230,7 @@ def _floored(estimate: Array, hyper: GaussianHyper) -> Array:
 def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
     """Raise the eigenvalues of matrices (…, D, D) relative to `factor factorᵀ` to the floor, if any is below.
 
-    Decomposed only where what exceeds the floor has no Cholesky factor: LAPACK's eigensolver
-    wakes threads whose waiting costs the next E-step a third of its time.
+    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare.
     """
     whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
     whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
@@ -251,5 +250,5 @@ def _raise_many(size: int, batched: list[bool], estimate: Array, factor: Array, 
     """Keep the condition one for a whole batch of starts: `vmap` would run both of its sides."""
     del size
     if batched[1] or batched[2]:
-        raise NotImplementedError("starts share one data set, hence one `factor` and one `floor`")
+        raise TypeError("starts share one data set, hence one `factor` and one `floor`")
     return _raise_eigenvalues(estimate, factor, floor), True

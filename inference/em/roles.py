@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from triptych.inference.em.family import Array
-from triptych.inference.plan import _depends_on
+from triptych.inference.plan import depends_on
 from triptych.inference.survey import Survey
 from triptych.models.errors import InputError
 
@@ -75,7 +75,7 @@ def _parents(
         return [jnp.sum(factors[name].table) for name in names]
 
     shapes = tuple(jax.ShapeDtypeStruct(sites.parameters[name].shape, jnp.float64) for name in names)
-    reached = _depends_on(jax.make_jaxpr(densities)(shapes).jaxpr)
+    reached = depends_on(jax.make_jaxpr(densities)(shapes).jaxpr)
     return {
         name: tuple(names[index] for index in sorted(positions) if names[index] != name)
         for name, positions in zip(names, reached, strict=True)

@@ -145,3 +145,14 @@ def test_bad_data_are_refused_before_work_starts(key: jax.Array, faithful: np.nd
         EM(GaussianMixture(2)).run(
             key, faithful, parameters={"weights": np.ones(2) / 2, "means": faithful[:2]}
         )
+
+
+def test_init_and_step_climb_as_run_does(key: jax.Array, faithful: np.ndarray) -> None:
+    em = EM(GaussianMixture(2), starts="k-means")
+    state = em.init(key, faithful)
+    state, first = em.step(state, faithful)
+    for _ in range(40):
+        state, info = em.step(state, faithful)
+        assert info.objective >= first.objective - 1e-9
+        first = info
+    assert first.objective == pytest.approx(-1156.9665687958, abs=1e-5)
