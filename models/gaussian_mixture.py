@@ -17,6 +17,7 @@ from triptych.models import hyperparameters, validation
 from triptych.models.distributions import draw
 from triptych.models.errors import InputError
 from triptych.models.gaussian_prior import GaussianMixturePrior
+from triptych.models.missing import Blocks, DiagonalNormalWithMissing, NormalWithMissing, blocks_of, moments
 from triptych.models.simulation import simulate
 from triptych.models.validation import as_float, float64_unless_traced, table_shape
 
@@ -47,6 +48,8 @@ class GaussianMixture:
     spread : Λ, scale of the prior on a covariance: (D, D) full and tied, (D,) diagonal, a number spherical;
         a number always stands for that multiple of the identity. `None`: the covariance of the data divided
         by K^(2/D) (its diagonal for diagonal, the mean of its diagonal for spherical; 1 without data).
+    missing : whether cells of the data may be NaN: they are then integrated out, exactly, which is right if
+        they are missing at random. The prior takes each column's mean and variance from its own cells.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class GaussianMixture:
     degrees_of_freedom: float | None = None
     location: float | tuple[float, ...] | None = None
     spread: Any = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         K = hyperparameters.whole_number("components", self.components)
@@ -90,18 +94,23 @@ class GaussianMixture:
             "location": hyperparameters.frozen("location", self.location),
             "spread": hyperparameters.frozen("spread", self.spread),
         }
+        if not isinstance(self.missing, bool | np.bool_):
+            raise InputError(f"`missing` is {self.missing!r}: give True or False.")
         for name, value in settings.items():
             object.__setattr__(self, name, value)
         priors.check_location(self.location)
         if self.spread is not None:
             priors.check_spread(self.spread)
 
-    def __call__(self, x: Any = None, *, rows: int = 100, columns: int | None = None) -> jax.Array:
-        """Run the program: draw, or condition on, `x`.
+    def __call__(
+        self, x: Any = None, z: Any = None, *, rows: int = 100, columns: int | None = None
+    ) -> jax.Array:
+        """Run the program: draw, or condition on, `x`, and on the labels of some rows.
 
         Parameters
         ----------
         x : (N, D) data, or `None` to draw it.
+        z : (N,) the components that rows are known to be of, −1 or NaN where it is not known.
         rows, columns : N and D when there is no data; `columns=None`: as many as `location` has, else 2.
 
         Returns
@@ -111,6 +120,7 @@ class GaussianMixture:
         if x is not None:
             rows, columns = table_shape(x)
         prior = self.prior(x, columns=columns)
+        blocks = blocks_of(x) if self.missing and x is not None else None
         x = None if x is None else as_float(x)
         dtype = jnp.result_type(float) if x is None else x.dtype
         prior = GaussianMixturePrior(*(jnp.asarray(value, dtype) for value in prior))
@@ -123,8 +133,11 @@ class GaussianMixture:
             means = draw("means", self._normal(prior.location, roots / jnp.sqrt(prior.mean_precision)))
         validation.same_width("means", means, len(prior.location))
         with numpyro.plate("rows", rows):
-            z = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            return draw("x", self._normal(means[z], roots if tied else roots[z]), obs=x)
+            k = draw("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            if z is not None:
+                known = jnp.asarray(z)
+                numpyro.factor("labels", jnp.where((known == k) | ~(known >= 0), 0.0, -jnp.inf))
+            return draw("x", self._rows(means[k], roots if tied else roots[k], blocks), obs=x)
 
     def prior(self, x: Any = None, *, columns: int | None = None) -> GaussianMixturePrior:
         """Give the hyper-parameters in the units of the data, as float64 arrays (traced ones if `x` is).
@@ -152,9 +165,10 @@ class GaussianMixture:
                 f"but is {degrees_of_freedom:g}."
             )
         if x is not None and self.location is None:
-            location = x.mean(axis=0)
+            location = moments(x)[1] if self.missing else x.mean(axis=0)
         if x is not None and self.spread is None:
-            spread = priors.as_covariance(priors.data_covariance(x), self.covariance) / K ** (2 / D)
+            covariance = priors.incomplete_covariance(x) if self.missing else priors.data_covariance(x)
+            spread = priors.as_covariance(covariance, self.covariance) / K ** (2 / D)
         concentration = 1 + 1 / K if self.concentration is None else self.concentration
         return GaussianMixturePrior(
             np.broadcast_to(concentration, (K,)),
@@ -164,24 +178,31 @@ class GaussianMixture:
             spread,
         )
 
-    def validate(self, x: Any, *, new: bool = False) -> tuple[np.ndarray]:
-        """Check data before any work and give `(x,)`, a float array (N, D).
+    def validate(self, x: Any, z: Any = None, *, new: bool = False) -> tuple[np.ndarray, ...]:
+        """Check data before any work and give `(x,)`, a float array (N, D), or `(x, z)` with labels.
 
         Parameters
         ----------
         x : (N, D) array-like.
+        z : (N,) labels 0 to K − 1, −1 or NaN where there is none; they are returned as whole numbers.
         new : the rows are for a model that is fitted already, so that one row or a constant column will do.
 
         Raises
         ------
-        InputError : not a finite table of numbers, too few rows or distinct rows for K components, or columns
-            for which a covariance cannot be had: constant, or (full, tied) linearly dependent.
+        InputError : not a finite table of numbers (NaN is let through if `missing`), too few rows or distinct
+            rows for K components, columns for which a covariance cannot be had: constant, without a cell,
+            or (full, tied) linearly dependent; labels that are no components.
         """
-        array, names = validation.table(x)
+        cure = "drop those rows, fill the values in, or integrate NaN cells out with `missing=True`"
+        array, names = validation.table(x, cure=cure, missing=self.missing)
         self.prior(None, columns=array.shape[1])
+        checked = (array,) if z is None else (array, validation.labels(z, len(array), self.components))
         if new:
-            return (array,)
+            return checked
         K = self.components
+        if self.missing:
+            validation.cells_in_every_column(array, names)
+            array = array[~np.all(np.isnan(array), axis=1)]
         validation.enough_rows(array, K, f"there are {K} components")
         validation.enough_rows(array, 2, "a spread cannot be had from one")
         validation.distinct_rows(array, max(K, 1 if self.scale is not None else 2))
@@ -189,7 +210,7 @@ class GaussianMixture:
             validation.varying_columns(array, names, "drop it, or give a known `scale`")
         if self.covariance in ("full", "tied"):
             validation.independent_columns(array, names, 'drop columns, or use covariance="diagonal"')
-        return (array,)
+        return checked
 
     def simulate(
         self,
@@ -246,6 +267,14 @@ class GaussianMixture:
             return jnp.linalg.cholesky(covariances)
         roots = jnp.sqrt(covariances)
         return roots[..., None] if self.covariance == "spherical" else roots
+
+    def _rows(self, mean: jax.Array, root: jax.Array, blocks: Blocks | None) -> dist.Distribution:
+        """Give the distribution of the data, whose cells may be missing."""
+        if not self.missing:
+            return self._normal(mean, root)
+        if self.covariance in ("full", "tied"):
+            return NormalWithMissing(mean, root, blocks)
+        return DiagonalNormalWithMissing(mean, root)
 
     def _normal(self, mean: jax.Array, root: jax.Array) -> dist.Distribution:
         """Give N(mean, root rootᵀ) over the last axis."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from triptych.models.errors import InputError
+from triptych.models.missing import moments
 
 __all__ = [
     "COVARIANCES",
@@ -15,6 +16,7 @@ __all__ = [
     "check_location",
     "check_spread",
     "data_covariance",
+    "incomplete_covariance",
     "own_location",
     "own_spread",
 ]
@@ -54,6 +56,18 @@ def data_covariance(x: Any) -> Any:
     """
     centred = x - x.mean(axis=0)
     covariance = centred.T @ centred / max(len(x) - 1, 1)
+    eye = np.eye(x.shape[1], dtype=covariance.dtype)
+    return covariance + eye * (covariance.diagonal() == 0)
+
+
+def incomplete_covariance(x: Any, weights: Any = None) -> Any:
+    """Give what `data_covariance` gives, for rows of which some cells are NaN: see `missing.moments`.
+
+    A column of which fewer than two cells were observed counts as variance 1, like a constant one.
+    """
+    count, _, _, covariance = moments(x, weights)
+    correction = (count / (count - 1).clip(1)) ** 0.5
+    covariance = covariance * correction[:, None] * correction
     eye = np.eye(x.shape[1], dtype=covariance.dtype)
     return covariance + eye * (covariance.diagonal() == 0)
 

@@ -16,10 +16,12 @@ from triptych.models.errors import InputError
 __all__ = [
     "as_float",
     "binary",
+    "cells_in_every_column",
     "distinct_rows",
     "enough_rows",
     "float64_unless_traced",
     "independent_columns",
+    "labels",
     "same_width",
     "table",
     "table_shape",
@@ -56,17 +58,20 @@ def float64_unless_traced(x: Any) -> Any:
     return x if isinstance(x, Tracer) else np.asarray(x, np.float64)
 
 
-def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
+def table(
+    x: Any, name: str = "x", *, cure: str = "drop those rows or fill the values in", missing: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """Give `x` as a finite float array (N, D) with the names of its columns.
 
-    float32 stays float32 (and float16 becomes it); everything else becomes float64.
+    float32 stays float32 (and float16 becomes it); everything else becomes float64. With `missing`, NaN is
+    let through, and so are masked cells and pandas' NA, as NaN.
 
     Raises
     ------
     InputError : not two-dimensional, empty, not numbers, NaN or infinite (row and column named).
     """
     labels = getattr(x, "columns", None)
-    array = _numbers(x, name, labels)
+    array = _numbers(_with_nan(x) if missing else x, name, labels)
     if array.ndim != 2:
         cure = f"; give one column as `{name}[:, None]`" if array.ndim == 1 else ""
         raise InputError(
@@ -75,7 +80,7 @@ def table(x: Any, name: str = "x") -> tuple[np.ndarray, list[str]]:
     if 0 in array.shape:
         raise InputError(f"`{name}` must have at least one row and one column, but has shape {array.shape}.")
     names = [str(column) for column in (labels if labels is not None else range(array.shape[1]))]
-    _finite(array, name, names)
+    _finite(array, name, names, cure, missing=missing)
     return array, names
 
 
@@ -96,6 +101,37 @@ def vector(y: Any, name: str, rows: int, against: str) -> np.ndarray:
     return array
 
 
+def labels(z: Any, rows: int, components: int) -> np.ndarray:
+    """Give the labels `z` (N,) of some of the rows as whole numbers, −1 where there is none.
+
+    Raises
+    ------
+    InputError : not one a row, or none of the components 0 to K − 1.
+    """
+    array = _numbers(_with_nan(z), "z", None)
+    if array.shape != (rows,):
+        raise InputError(
+            f"`z` has shape {array.shape}, but `x` has {rows} rows: give one label a row, ({rows},)."
+        )
+    array = np.where(np.isnan(array) | (array == -1), -1.0, array)
+    wrong = (array != np.floor(array)) | (array < -1) | (array >= components)
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        span = "0" if components == 1 else f"0 to {components - 1}"
+        raise InputError(
+            f"`z` is {array[row]:g} at row {row}, which is none of the {components} components: number the "
+            f"labels {span}, give −1 or NaN where a row has none, or ask for more components."
+        )
+    return array.astype(int)
+
+
+def cells_in_every_column(x: np.ndarray, names: Sequence[str], name: str = "x") -> None:
+    """Check that every column has a cell that is not NaN."""
+    empty = [names[column] for column in np.flatnonzero(np.all(np.isnan(x), axis=0)).tolist()]
+    if empty:
+        raise InputError(f"{_columns(empty)} of `{name}` {_has(empty)} no observed cell: drop {_it(empty)}.")
+
+
 def enough_rows(x: np.ndarray, least: int, why: str, name: str = "x") -> None:
     """Check that there are at least `least` rows."""
     if len(x) < least:
@@ -105,6 +141,8 @@ def enough_rows(x: np.ndarray, least: int, why: str, name: str = "x") -> None:
 
 def distinct_rows(x: np.ndarray, least: int, name: str = "x") -> None:
     """Check that at least `least` rows differ from one another; repeated rows are welcome otherwise."""
+    if np.any(np.isnan(x)):
+        x = np.where(np.isnan(x), np.finfo(x.dtype).max, x)  # missing is equal to missing
     # Sorting a large table is slow and hardly ever needed: look at more rows only while too few differ.
     seen, look = 0, 16 * least
     while True:
@@ -121,7 +159,7 @@ def distinct_rows(x: np.ndarray, least: int, name: str = "x") -> None:
 
 def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = "x") -> None:
     """Check that every column varies, by an amount whose square the arithmetic can hold."""
-    width = np.max(x, axis=0) - np.min(x, axis=0)
+    width = np.nanmax(x, axis=0) - np.nanmin(x, axis=0)
     if not np.all(width > 0):
         constant = [names[column] for column in np.flatnonzero(~(width > 0)).tolist()]
         if name == "y":
@@ -129,7 +167,7 @@ def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = 
         raise InputError(f"{_columns(constant)} of `{name}` {_is(constant)} constant: {cure}.")
     limits = np.finfo(x.dtype)
     largest, least = np.sqrt(limits.max / len(x)), np.sqrt(limits.tiny / limits.eps)
-    extreme = (np.max(np.abs(x), axis=0) > largest) | (width < least)
+    extreme = (np.nanmax(np.abs(x), axis=0) > largest) | (width < least)
     if np.any(extreme):
         which = [names[column] for column in np.flatnonzero(extreme).tolist()]
         raise InputError(
@@ -146,7 +184,8 @@ def independent_columns(x: np.ndarray, names: Sequence[str], cure: str, name: st
             f"`{name}` has {rows} rows and {columns} columns, but a covariance matrix of {columns} columns "
             f"needs more rows than columns: {cure}."
         )
-    scaled = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
+    scaled = np.asarray(x, np.float64) - np.nanmean(x, axis=0, dtype=np.float64)
+    scaled = np.where(np.isnan(scaled), 0.0, scaled)
     scaled /= np.sqrt(np.mean(scaled**2, axis=0))
     values, vectors = np.linalg.eigh(scaled.T @ scaled / rows)
     if values[0] < 4 * columns * np.finfo(x.dtype).eps:
@@ -205,9 +244,16 @@ def _first_other(array: np.ndarray, labels: Any) -> str:
     return f"its type is {array.dtype}"
 
 
-def _finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
-    """Check that every value is finite, or name the first that is not, and count them."""
-    finite = np.isfinite(array)
+def _finite(
+    array: np.ndarray,
+    name: str,
+    names: Sequence[str],
+    cure: str = "drop those rows or fill the values in",
+    *,
+    missing: bool = False,
+) -> None:
+    """Check that every value is finite (or NaN, if let), or name the first that is not, and count them."""
+    finite = ~np.isinf(array) if missing else np.isfinite(array)
     if np.all(finite):
         return
     row, column = np.argwhere(~finite)[0].tolist()
@@ -215,7 +261,7 @@ def _finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
     where = f"row {row}, column {names[column]}" if names[column] else f"row {row}"
     count = int(np.sum(~finite))
     more = f" (and {count - 1} more such values)" if count > 1 else ""
-    raise InputError(f"`{name}` is {what} at {where}{more}: drop those rows or fill the values in.")
+    raise InputError(f"`{name}` is {what} at {where}{more}: {cure}.")
 
 
 def _columns(names: Sequence[str]) -> str:
@@ -224,5 +270,28 @@ def _columns(names: Sequence[str]) -> str:
     return f"Column{'s' if len(names) > 1 else ''} {shown}"
 
 
+def _with_nan(x: Any) -> Any:
+    """Give masked cells and pandas' NA as NaN; anything else as it is."""
+    if np.ma.isMaskedArray(x):
+        return np.ma.filled(np.ma.asarray(x).astype(float), np.nan)
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        return x
+    if array.dtype.kind != "O":
+        return x
+    # pandas' NA is the one value that is neither equal to itself nor different, and None the other gap.
+    gap = np.array([value is None or type(value).__name__ == "NAType" for value in array.flat], bool)
+    return np.where(gap.reshape(array.shape), np.nan, array)
+
+
 def _is(names: Sequence[str]) -> str:
     return "are" if len(names) > 1 else "is"
+
+
+def _has(names: Sequence[str]) -> str:
+    return "have" if len(names) > 1 else "has"
+
+
+def _it(names: Sequence[str]) -> str:
+    return "them" if len(names) > 1 else "it"
