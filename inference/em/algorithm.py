@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from triptych.inference.em.choices import maker_of
 from triptych.inference.em.derived import derive
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
@@ -59,7 +60,13 @@ class EM:
     update : regression only: "em", "fixed_point" (MacKay) or "gradient" ascent of the log evidence.
     draws : draws from the Laplace approximation at the optimum (the fit's `posterior`); 0 leaves it out.
     latents : continuous sites to integrate out instead of maximising; `None` leaves the choice to the program
-        (`roles.py`). Naming any derives EM from the program even where a hand-written kernel exists.
+        (`roles.py`).
+    e_step : "exact"; "hard", one best completion; "annealed", exact after flattened ones; "variational", a
+        Gaussian guide for continuous latents; or an object with `make(bound)` (`e_steps.Maker`).
+    m_step : "auto", closed forms where they are found and gradient steps elsewhere; "gradient"; a dict site →
+        one of the two; or a function (Q, parameters) → parameters.
+
+    Naming `latents` or another step derives EM from the program even where a hand-written kernel exists.
 
     Raises
     ------
@@ -75,12 +82,15 @@ class EM:
     update: str = "em"
     draws: int = 1000
     latents: tuple[str, ...] | None = None
+    e_step: Any = "exact"
+    m_step: Any = "auto"
 
     def __post_init__(self) -> None:
         if self.objective not in ("map", "mle"):
             raise InputError(f"`objective` is {self.objective!r}: choose 'map' or 'mle'.")
         if self.latents is not None:
             object.__setattr__(self, "latents", tuple(self.latents))
+        maker_of(self.e_step)
         for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -98,8 +108,10 @@ class EM:
         """
         with double_precision():
             weight = None if sample_weight is None else _weights(sample_weight, args)
-            call = Call(args, kwargs, weight, self.objective, self.update, self.latents)
-            return bind(self.model, call) if self.latents is None else derive(self.model, call)
+            chosen = (self.latents, self.e_step, self.m_step)
+            call = Call(args, kwargs, weight, self.objective, self.update, *chosen)
+            by_hand = chosen == (None, "exact", "auto")
+            return bind(self.model, call) if by_hand else derive(self.model, call)
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Say what EM will do with each site, and why, before anything runs; printed, a table."""

@@ -1,22 +1,24 @@
-"""EM for a program that nobody wrote a kernel for: E-step by enumeration, M-step read off the program."""
+"""EM for a program that nobody wrote a kernel for: any E-step, with the M-step read off the program."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.em.expected import Joint, joint_of
+from triptych.inference.em.choices import maker_of
+from triptych.inference.em.conditional_step import ConditionalStep
+from triptych.inference.em.e_steps import Annealed, Bound
 from triptych.inference.em.family import Array, Parameters
-from triptych.inference.em.gaussian_step import Completions, GaussianStep, gaussian_step
 from triptych.inference.em.kernel import Call, Kernel, Review, Start
-from triptych.inference.em.maximiser import Block, Point, maximise, read_blocks
+from triptych.inference.em.maximiser import Block, Expected, Point, maximise, read_blocks
 from triptych.inference.em.posterior import around_marginal
+from triptych.inference.em.random_starts import jitter, middle, random_start
 from triptych.inference.em.roles import roles_of
 from triptych.inference.laplace import Laplace, laplace_from_density
 from triptych.inference.survey import Parameter, survey
@@ -24,29 +26,21 @@ from triptych.models.errors import InputError
 
 __all__ = ["DerivedKernel", "DerivedProblem", "derive"]
 
-SHARPNESS = (50.0, 20.0, 10.0, 5.0, 2.0)  # powers of the posterior on the way from a random partition
-
-
-class EStep(Protocol):
-    """What the M-step needs of an E-step: what it found, and the expected log joint under it."""
-
-    def infer(self, parameters: Parameters, args: Any, kwargs: Any) -> tuple[Any, Array]:
-        """Give the posterior of the latents at θ, and the objective there (nats)."""
-        ...
-
-    def expected(self, parameters: Parameters, posterior: Any, args: Any, kwargs: Any) -> Array:
-        """Give Q(θ'), nats."""
-        ...
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shape:
-    """What is static of a derived problem, compared by identity."""
+    """What is static of a derived problem, compared by identity.
 
-    e_step: EStep
-    likelihood: EStep
+    `m_step` is the user's own, or `None` for the one that `blocks` describes; `annealing` the powers of the
+    posterior that a start goes through, and the steps at each.
+    """
+
+    e_step: Any
+    likelihood: Any
     blocks: tuple[Block, ...]
     sites: Mapping[str, Parameter]
+    m_step: Callable[[Expected, Parameters], Parameters] | None = None
+    annealing: tuple[tuple[float, ...], int] = ((), 0)
 
     @property
     def supports(self) -> dict[str, Any]:
@@ -63,14 +57,25 @@ class DerivedProblem:
     kwargs: dict[str, Any]
     shape: Shape
 
+    def infer(self, parameters: Parameters, sharpness: Any = 1.0) -> tuple[Any, Array]:
+        """E-step at θ: the posterior of the latents, and the objective (nats)."""
+        return self.shape.e_step.infer(parameters, self.args, self.kwargs, sharpness)
+
+    def maximise(self, posterior: Any, parameters: Parameters) -> Parameters:
+        """M-step: from θ up Q under a posterior; what an E-step keeps beside θ is renewed."""
+        shape = self.shape
+        expected = partial(shape.e_step.expected, posterior=posterior, args=self.args, kwargs=self.kwargs)
+        if shape.m_step is not None:
+            following = {**parameters, **shape.m_step(expected, parameters)}
+        else:
+            following = maximise(shape.blocks, expected, parameters, shape.supports)
+        carried = shape.e_step.carry(posterior) if hasattr(shape.e_step, "carry") else {}
+        return {**following, **carried}
+
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, Any]:
         """θ → (argmax Q(· | θ), objective at θ in nats, the posterior of the latents)."""
-        posterior, objective = self.shape.e_step.infer(parameters, self.args, self.kwargs)
-        expected = partial(
-            self.shape.e_step.expected, posterior=posterior, args=self.args, kwargs=self.kwargs
-        )
-        following = maximise(self.shape.blocks, expected, parameters, self.shape.supports)
-        return following, objective, posterior
+        posterior, objective = self.infer(parameters)
+        return self.maximise(posterior, parameters), objective, posterior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class DerivedKernel:
             )
         chosen = np.arange(number) % 2 if init == "portfolio" else np.full(number, recipes.index(init))
         keys = jax.random.split(key, number)
-        points = _random_starts(self.problem, keys, chosen)
+        points = _starts(self.problem, keys, chosen)
         return Start(points, tuple(recipes[index] for index in chosen))
 
     def sample(self, key: jax.Array, rows: int) -> Kernel:
@@ -106,15 +111,16 @@ class DerivedKernel:
         missing = [name for name in sites if name not in parameters]
         if missing:
             raise InputError(f"`parameters` lacks {', '.join(missing)}: give a start for every site.")
-        return {name: jnp.asarray(parameters[name], jnp.float64) for name in sites}
+        given = {name: jnp.asarray(parameters[name], jnp.float64) for name in sites}
+        return given | _carried(self.problem.shape.e_step)
 
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
         """Give the parameters as NumPy arrays, with the posterior mean of the continuous latents."""
-        natural = {name: np.asarray(value) for name, value in parameters.items()}
-        if not isinstance(self.problem.shape.e_step, GaussianStep):
+        natural = {name: np.asarray(parameters[name]) for name in self.problem.shape.sites}
+        if not hasattr(self.problem.shape.e_step, "means"):
             return natural
-        completions = _completions(self.problem, parameters)
-        return natural | {name: np.asarray(value).mean(axis=0) for name, value in completions.values.items()}
+        means = _latent_means(self.problem, dict(parameters))
+        return natural | {name: np.asarray(value) for name, value in means.items()}
 
     @property
     def hessian_work(self) -> float:
@@ -127,7 +133,7 @@ class DerivedKernel:
     ) -> tuple[Laplace, dict[str, np.ndarray]]:
         """Laplace on the marginal; continuous latents exactly, given each draw of the parameters."""
         shape, problem = self.problem.shape, self.problem
-        if not isinstance(shape.e_step, GaussianStep):
+        if not isinstance(shape.e_step, ConditionalStep):
             return around_marginal(
                 self.model, parameters, problem.args, problem.kwargs, objective, key, draws
             )
@@ -156,72 +162,56 @@ def _log_likelihoods(problem: DerivedProblem, parameters: Parameters) -> Array:
 
 
 @jax.jit
-def _completions(problem: DerivedProblem, parameters: Parameters) -> Completions:
-    return problem.shape.e_step.infer(parameters, problem.args, problem.kwargs)[0]
+def _latent_means(problem: DerivedProblem, parameters: Parameters) -> Parameters:
+    return problem.shape.e_step.means(problem.infer(parameters)[0])
 
 
 @jax.jit
 def _draw_latents(problem: DerivedProblem, samples: Parameters, keys: jax.Array) -> Parameters:
-    """One draw of the Gaussian latents for each draw of θ: mean plus noise along the completions' axes."""
+    """One draw of the continuous latents for each draw of θ."""
 
     def one(arguments: tuple[Parameters, jax.Array]) -> Parameters:
         theta, key = arguments
-        completions, _ = problem.shape.e_step.infer(theta, problem.args, problem.kwargs)
-        return problem.shape.e_step.draw(key, completions)  # type: ignore[attr-defined]
+        return problem.shape.e_step.draw(key, problem.infer(theta)[0])
 
     return jax.lax.map(one, (samples, keys))
 
 
 @jax.jit
-def _random_starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) -> Parameters:
-    shape, e_step = problem.shape, problem.shape.e_step
-    middle = _middle(shape.sites)
-
-    def climbed(weights: Any, parameters: Parameters) -> Parameters:
-        expected = partial(e_step.expected, posterior=weights, args=problem.args, kwargs=problem.kwargs)
-        return maximise(shape.blocks, expected, parameters, shape.supports)
-
-    def sharpen(parameters: Parameters, sharpness: Array) -> tuple[Parameters, None]:
-        # Hard assignments pull components apart that a random posterior left almost alike.
-        weights, _ = e_step.infer(parameters, problem.args, problem.kwargs, sharpness)  # type: ignore[call-arg]
-        return climbed(weights, parameters), None
+def _starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) -> Parameters:
+    shape = problem.shape
+    point = middle(shape.sites)
 
     def one(arguments: tuple[jax.Array, Array]) -> Parameters:
         key, partition = arguments
-        jitter = _jitter(jax.random.fold_in(key, 1), middle, shape.supports)
-        if not isinstance(e_step, Joint):
-            return climbed(e_step.infer(jitter, problem.args, problem.kwargs)[0], jitter)
-        weights = e_step.noise(key, 1.0 + 3.0 * partition, middle, problem.args, problem.kwargs)
-        start = climbed(weights, jitter)
-        sharp, _ = jax.lax.scan(sharpen, start, jnp.asarray(SHARPNESS))
-        fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sharp)]))
-        return jax.tree.map(lambda a, b: jnp.where((partition > 0) & fine, a, b), sharp, start)
+        near = jitter(jax.random.fold_in(key, 1), point, shape.supports) | _carried(shape.e_step)
+        start = random_start(
+            key, partition, shape.e_step, problem.maximise, near, problem.args, problem.kwargs
+        )
+        return _anneal(problem, jax.random.fold_in(key, 2), start)
 
     return jax.lax.map(one, (keys, partitions))
 
 
-def _middle(sites: Mapping[str, Parameter]) -> dict[str, Array]:
-    """Give the point of every support that the unconstrained 0 stands for."""
-    from numpyro.distributions import biject_to
+def _anneal(problem: DerivedProblem, key: jax.Array, start: Parameters) -> Parameters:
+    """Climb with flattened posteriors, less and less; a little noise breaks ties between components."""
+    powers, steps = problem.shape.annealing
+    if not powers:
+        return start
+    sites = problem.shape.sites
 
-    values = {}
-    for name, site in sites.items():
-        transform = biject_to(site.support)
-        zero = jnp.zeros(transform.inverse_shape(site.shape), jnp.float64)
-        values[name] = jnp.broadcast_to(transform(zero), site.shape)
-    return values
+    def climb(parameters: Parameters, sharpness: Array) -> tuple[Parameters, None]:
+        return problem.maximise(problem.infer(parameters, sharpness)[0], parameters), None
+
+    moved = jitter(key, {name: start[name] for name in sites}, problem.shape.supports)
+    end, _ = jax.lax.scan(climb, {**start, **moved}, jnp.repeat(jnp.asarray(powers), steps))
+    fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(end)]))
+    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), end, start)
 
 
-def _jitter(key: jax.Array, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:
-    from numpyro.distributions import biject_to
-
-    moved = {}
-    for index, (name, value) in enumerate(parameters.items()):
-        transform = biject_to(supports[name])
-        inner = transform.inv(value)
-        noise = 0.1 * jax.random.normal(jax.random.fold_in(key, index), inner.shape, inner.dtype)
-        moved[name] = transform(inner + noise)
-    return moved
+def _carried(e_step: Any) -> dict[str, Array]:
+    """Give what an E-step keeps between steps, beside θ, at its beginning."""
+    return e_step.begin() if hasattr(e_step, "begin") else {}
 
 
 def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
@@ -247,28 +237,47 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     maximised = {name: sites.parameters[name] for name in roles.parameters}
     supports = {name: site.support for name, site in maximised.items()}
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
-    middle = _jitter(key, _middle(maximised), supports)
-
-    def e_step(ignored: frozenset[str]) -> Any:
-        if roles.latents:
-            return gaussian_step(model, sites, roles.latents, middle, args, kwargs, ignored)
-        return joint_of(model, args, kwargs, ignored)
-
-    likelihood = e_step(frozenset(maximised))
-    step = likelihood if call.objective == "mle" else e_step(frozenset())
-    if roles.latents:
-        posterior = jax.jit(step.infer)(middle, args, kwargs)[0]
-    else:
-        posterior = jax.jit(partial(step.noise, key, 1.0))(middle, args, kwargs)
-    expected = partial(step.expected, posterior=posterior, args=args, kwargs=kwargs)
-    blocks = read_blocks(expected, Point(middle, supports), key)
+    point = jitter(key, middle(maximised), supports)
+    maker = maker_of(call.e_step)
+    everything = Bound(model, args, kwargs, sites, roles.latents, point, frozenset())
+    likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))
+    step = likelihood if call.objective == "mle" else maker.make(everything)
+    by_gradient = _by_gradient(call.m_step, maximised)
+    blocks: tuple[Block, ...] = ()
+    if by_gradient is not None:
+        posterior = jax.jit(partial(step.noise, key, 1.0))(point | _carried(step), args, kwargs)
+        expected = partial(step.expected, posterior=posterior, args=args, kwargs=kwargs)
+        blocks = read_blocks(expected, Point(point, supports), key, by_gradient)
+    own = call.m_step if by_gradient is None else None
+    annealing = (maker.powers, maker.steps) if isinstance(maker, Annealed) else ((), 0)
     rows = max([np.prod(shape[:1], dtype=float) for shape in sites.observed.values()] or [1.0])
     leaves = [
         leaf.dtype for leaf in jax.tree.leaves((args, kwargs)) if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     epsilon = max([float(jnp.finfo(dtype).eps) for dtype in leaves] or [float(np.finfo(np.float64).eps)])
-    problem = DerivedProblem(args, kwargs, Shape(step, likelihood, blocks, maximised))
+    shape = Shape(step, likelihood, blocks, maximised, own, annealing)
+    problem = DerivedProblem(args, kwargs, shape)
     return DerivedKernel(model, problem, float(rows), epsilon, roles.reasons)
+
+
+def _by_gradient(m_step: Any, sites: Mapping[str, Parameter]) -> frozenset[str] | None:
+    """Say which sites are climbed by the gradient, whatever their shape; `None`: by the user's own M-step.
+
+    Raises
+    ------
+    InputError : `m_step` is none of its choices.
+    """
+    if callable(m_step):
+        return None
+    if m_step in ("auto", "gradient"):
+        return frozenset(sites) if m_step == "gradient" else frozenset()
+    choices = m_step if isinstance(m_step, Mapping) else {}
+    if not choices or set(choices.values()) - {"auto", "gradient"} or set(choices) - set(sites):
+        raise InputError(
+            f"`m_step` is {m_step!r}: choose 'auto', 'gradient', one of them for each site (a dict; "
+            f"the sites are {', '.join(sites)}), or a function (expected, parameters) → parameters."
+        )
+    return frozenset(site for site, how in choices.items() if how == "gradient")
 
 
 def _array(value: Any) -> Any:

@@ -55,6 +55,13 @@ class Joint:
             return jnp.zeros(())
         return eliminate([factors[name]._replace(table=tables[name]) for name in self.absorbed], self.sites)
 
+    def log_density(self, parameters: Parameters, args: Any, kwargs: Any) -> Array:
+        """Log p(x, θ), the discrete latents summed out and what is ignored left out (nats)."""
+        factors = self.tables(parameters, args, kwargs)
+        value = self.log_marginal(factors, {name: factors[name].table for name in self.absorbed})
+        rest = (jnp.sum(f.table) for name, f in factors.items() if name not in self.absorbed)
+        return value + sum(rest, start=jnp.zeros(()))
+
     def infer(
         self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
     ) -> tuple[Weights, Array]:

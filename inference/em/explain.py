@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from triptych.inference.em.conditional_step import ConditionalStep
 from triptych.inference.em.derived import DerivedKernel
-from triptych.inference.em.gaussian_step import GaussianStep
+from triptych.inference.em.e_steps import HardStep, exact_of
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.em.maximiser import Block
+from triptych.inference.em.variational import VariationalStep
 
 __all__ = ["Explanation", "Line", "explain"]
 
@@ -62,20 +64,39 @@ def explain(kernel: Kernel, objective: str) -> Explanation:
         return Explanation(what, how, ())
     shape = kernel.problem.shape
     e_step = shape.e_step
-    lines = [
-        Line(name, "latent", f"enumeration over {latent.size} values", "discrete, finite support")
-        for name, latent in e_step.sites.latents.items()  # type: ignore[attr-defined]
-    ]
-    if isinstance(e_step, GaussianStep):
-        count = f"{e_step.rows} blocks" if e_step.rows else "one block"
-        how = f"exact Gaussian, {count} of {e_step.shape[-1]}"
-        lines += [
-            Line(name, "latent", how, f"{kernel.reasons[name]}; log joint quadratic in it")
-            for name in e_step.latents
-        ]
+    lines = _latents(e_step, kernel)
     lines += [_parameter(block, site, kernel) for block in shape.blocks for site in block.sites]
-    lines += [Line(name, "data", "", "observed") for name in e_step.sites.observed]  # type: ignore[attr-defined]
+    lines += [Line(name, "data", "", "observed") for name in e_step.sites.observed]
     return Explanation(what, "steps derived from the program", tuple(lines))
+
+
+def _latents(e_step: Any, kernel: DerivedKernel) -> list[Line]:
+    hard = "the best of " if isinstance(e_step, HardStep) else ""
+    powers, steps = kernel.problem.shape.annealing
+    annealed = f", annealed through powers {powers}, {steps} steps each" if powers else ""
+    lines = [
+        Line(
+            name,
+            "latent",
+            f"{hard}enumeration over {latent.size} values{annealed}",
+            "discrete, finite support",
+        )
+        for name, latent in e_step.sites.latents.items()
+    ]
+    exact = exact_of(e_step)
+    if isinstance(exact, ConditionalStep):
+        count = f"{exact.rows} blocks" if exact.rows > 1 else "one block"
+        how = (
+            f"{'mode of the ' if hard else ''}exact {exact.family.capitalize()}, {count} of {exact.shape[-1]}"
+        )
+        proof = "log joint quadratic in it" if exact.family == "gaussian" else "log joint in log u and u"
+        lines += [Line(name, "latent", how, f"{kernel.reasons[name]}; {proof}") for name in exact.latents]
+    elif isinstance(e_step, VariationalStep):
+        what = "one covariance" if e_step.full else "mean field"
+        count = f"{e_step.rows} blocks" if e_step.rows > 1 else "one block"
+        how = f"Gaussian guide, {what}, {count} of {e_step.width}; {len(e_step.nodes)} nodes"
+        lines += [Line(name, "latent", how, f"{kernel.reasons[name]}; chosen") for name in e_step.space.sites]
+    return lines
 
 
 def _parameter(block: Block, site: str, kernel: DerivedKernel) -> Line:

@@ -26,6 +26,8 @@ class Call(NamedTuple):
     objective: str
     update: str
     latents: tuple[str, ...] | None = None
+    e_step: Any = "exact"
+    m_step: Any = "auto"
 
 
 class Start(NamedTuple):

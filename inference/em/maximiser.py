@@ -8,17 +8,17 @@ while the variance's does on the mean). Each leaves Q no lower than before, so E
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from triptych.inference.em.closed_form import Gradient, agrees, forms_for, solve
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.quadratic import newton, quadratic_shape
+from triptych.inference.em.quasi_newton import descend
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["Block", "Expected", "maximise", "read_blocks"]
@@ -52,22 +52,27 @@ def _along(expected: Expected, parameters: Parameters, site: str) -> Gradient:
     return jax.grad(lambda x: expected({**parameters, site: x}))
 
 
-def read_blocks(expected: Expected, point: Point, key: jax.Array) -> tuple[Block, ...]:
+def read_blocks(
+    expected: Expected, point: Point, key: jax.Array, by_gradient: Collection[str] = ()
+) -> tuple[Block, ...]:
     """Find, site by site, the closed form that Q has; everything else becomes one block of gradient ascent.
 
-    Run once, before the first iteration, on the weights of a random start.
+    Run once, before the first iteration, on the weights of a random start. The sites of `by_gradient` are not
+    looked at: they go to the gradient.
     """
-    blocks, rest, reasons = [], [], []
+    blocks, rest = [], []
     for site, one in zip(point.parameters, jax.random.split(key, len(point.parameters)), strict=True):
-        found = jax.tree.map(lambda x: x, _read(expected, point, site, one))
+        found = None if site in by_gradient else _read(expected, point, site, one)
         if found is None:
             rest.append(site)
-            reasons.append(site)
         else:
             blocks.append(found)
     blocks.sort(key=lambda block: block.rule != "quadratic")
     if rest:
-        reason = f"Q along {', '.join(reasons)} is not one of the shapes with a closed form"
+        without = [site for site in rest if site not in by_gradient]
+        reason = "chosen"
+        if without:
+            reason = f"Q along {', '.join(without)} is not one of the shapes with a closed form"
         blocks.append(Block(tuple(rest), "ascent", f"L-BFGS, {ASCENT_STEPS} steps", reason))
     return tuple(blocks)
 
@@ -124,15 +129,4 @@ def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, A
     def loss(u: Array) -> Array:
         return -expected({**parameters, **space.constrain(u)})
 
-    optimiser = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def body(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
-        u, state = carry
-        value, gradient = value_and_grad(u, state=state)
-        updates, state = optimiser.update(gradient, state, u, value=value, grad=gradient, value_fn=loss)
-        return (jnp.asarray(optax.apply_updates(u, updates)), state), None
-
-    (u, _), _ = jax.lax.scan(body, (start, optimiser.init(start)), None, length=ASCENT_STEPS)
-    better = loss(u) <= loss(start)
-    return {**parameters, **space.constrain(jnp.where(better, u, start))}
+    return {**parameters, **space.constrain(descend(loss, start, ASCENT_STEPS))}

@@ -82,7 +82,7 @@ def test_regression_derived_equals_the_hand_written() -> None:
         mean, covariance = hand.weights_posterior(one["lambda"], one["beta"])
         np.testing.assert_allclose(derived.outward(other)["w"], mean, rtol=1e-8)
         completions, _ = jax.jit(derived.problem.shape.e_step.infer)(other, (X, y), {})
-        spread = np.cov(completions.values["w"].T, bias=True)
+        spread = np.cov(completions.values["w"][0].T, bias=True)
         np.testing.assert_allclose(spread, covariance, rtol=1e-7, atol=1e-12)
 
 

@@ -1,0 +1,189 @@
+"""The choice of an E-step: what stands for the posterior of the latents, whatever the M-step.
+
+An E-step gives, at θ, a posterior q of the latents and the objective; and Q(θ') = E_q[log p(x, latents, θ')]
+for any θ'. The M-step climbs Q and need not know which E-step made it. Implement `Maker` (and with it
+`EStep`) for another one, and hand it to `EM(e_step=...)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.em.conditional_step import Completions, ConditionalStep
+from triptych.inference.em.expected import Joint, joint_of
+from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.proof import conditional_step
+from triptych.inference.survey import Survey
+from triptych.models.errors import InputError
+
+__all__ = ["Annealed", "Bound", "EStep", "Exact", "Hard", "HardStep", "Maker", "check_range", "exact_of"]
+
+HARDNESS = 1e8  # power of the posterior at which it is one completion, up to ties
+
+
+class EStep(Protocol):
+    """A posterior of the latents at θ, and the expected log joint under it."""
+
+    @property
+    def sites(self) -> Survey:
+        """The program's sites."""
+        ...
+
+    def infer(
+        self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
+    ) -> tuple[Any, Array]:
+        """Give the posterior at θ, to the power `sharpness`, and the objective there (nats)."""
+        ...
+
+    def expected(self, parameters: Parameters, posterior: Any, args: Any, kwargs: Any) -> Array:
+        """Give Q(θ'), nats."""
+        ...
+
+    def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Any:
+        """Give a random posterior, to start from; the larger `scale`, the harder."""
+        ...
+
+
+class Bound(NamedTuple):
+    """What an E-step is made from: a program, its arguments, the continuous latents, a point to look at."""
+
+    program: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    sites: Survey
+    latents: tuple[str, ...]
+    parameters: Parameters
+    ignored: frozenset[str]
+
+
+class Maker(Protocol):
+    """A choice of E-step: its settings, and how it is made for a program."""
+
+    def make(self, bound: Bound) -> Any:
+        """Give the `EStep` (an object compared by identity)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """The posterior itself: enumeration of discrete latents, Gaussian and Gamma ones in closed form."""
+
+    def make(self, bound: Bound) -> EStep:
+        """Give the exact E-step, or raise an `InputError` that says why there is none."""
+        if bound.latents:
+            return conditional_step(
+                bound.program,
+                bound.sites,
+                bound.latents,
+                bound.parameters,
+                bound.args,
+                bound.kwargs,
+                bound.ignored,
+            )
+        return joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealed(Exact):
+    """Exact E-steps, led up to by flattened ones: p(z | x, θ)^β with β rising to 1 (Ueda & Nakano 1998).
+
+    Parameters
+    ----------
+    powers : the β's on the way. steps : EM steps at each.
+    """
+
+    powers: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "powers", tuple(self.powers))
+        for power in self.powers:
+            check_range("powers", power, 0.0)
+        check_range("steps", self.steps, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hard:
+    """The one best completion of the latents (classification EM; Celeux & Govaert 1992).
+
+    The objective is max_z log p(x, z, θ), the classification log joint: k-means is its limit.
+    """
+
+    def make(self, bound: Bound) -> EStep:
+        """Give the hard E-step."""
+        exact = Exact().make(bound)
+        if isinstance(exact, ConditionalStep) and exact.family != "gaussian":
+            raise InputError(
+                f"`e_step='hard'` is for discrete and Gaussian latents, and '{bound.latents[0]}' is Gamma "
+                "given the rest: choose 'exact'."
+            )
+        return HardStep(exact)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HardStep:
+    """An exact E-step with its posterior put on one completion."""
+
+    exact: Any
+
+    @property
+    def sites(self) -> Survey:
+        """The program's sites."""
+        return self.exact.sites
+
+    def infer(
+        self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
+    ) -> tuple[Any, Array]:
+        """Give the best completion, and the log joint with it."""
+        del sharpness
+        posterior, _ = self.exact.infer(parameters, args, kwargs, HARDNESS)
+        if isinstance(self.exact, ConditionalStep):
+            posterior = self._best(posterior, parameters, args, kwargs)
+        return posterior, self.exact.expected(parameters, posterior, args, kwargs)
+
+    def _best(self, posterior: Completions, parameters: Parameters, args: Any, kwargs: Any) -> Completions:
+        exact: ConditionalStep = self.exact
+
+        def at_mode(mean: Array, choice: Array) -> Array:
+            return exact.log_joint(exact.unflatten(mean), choice, parameters, args, kwargs).rows
+
+        heights = jax.vmap(at_mode)(posterior.mean, jnp.arange(exact.combinations))
+        weights = jax.nn.one_hot(jnp.argmax(heights, axis=0), exact.combinations, axis=0)
+        values = jax.vmap(exact.unflatten)(posterior.mean)
+        return posterior._replace(
+            values={name: value[:, None] for name, value in values.items()}, weights=weights
+        )
+
+    def expected(self, parameters: Parameters, posterior: Any, args: Any, kwargs: Any) -> Array:
+        """Log joint of the completion at θ'."""
+        return self.exact.expected(parameters, posterior, args, kwargs)
+
+    def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Any:
+        """Give a random posterior."""
+        return self.exact.noise(key, scale, parameters, args, kwargs)
+
+
+def check_range(name: str, value: Any, least: float) -> None:
+    """Refuse a setting that is not a number of at least `least`.
+
+    Raises
+    ------
+    InputError : names the setting.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    whole = not isinstance(least, int) or (number and float(value).is_integer())
+    if not (number and whole and np.isfinite(value) and value >= least):
+        kind = "a whole number" if isinstance(least, int) else "a number"
+        raise InputError(f"`{name}` is {value!r}: give {kind}, at least {least}.")
+
+
+def exact_of(e_step: Any) -> Joint | ConditionalStep | None:
+    """Give the exact step that an E-step rests on, if it does."""
+    inner = e_step.exact if isinstance(e_step, HardStep) else e_step
+    return inner if isinstance(inner, Joint | ConditionalStep) else None
