@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.core import Tracer
 
 from triptych.models import gaussian_prior as priors
 from triptych.models import hyperparameters, validation
@@ -120,7 +121,8 @@ class GaussianMixture:
         if x is not None:
             rows, columns = table_shape(x)
         prior = self.prior(x, columns=columns)
-        blocks = blocks_of(x) if self.missing and x is not None else None
+        gaps = self.missing and x is not None and not isinstance(x, Tracer)
+        blocks = blocks_of(x) if gaps else None
         x = None if x is None else as_float(x)
         dtype = jnp.result_type(float) if x is None else x.dtype
         prior = GaussianMixturePrior(*(jnp.asarray(value, dtype) for value in prior))

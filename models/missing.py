@@ -45,13 +45,11 @@ class Blocks(NamedTuple):
     place: Any
 
 
-def blocks_of(x: Any) -> Blocks | None:
-    """Group the rows of `x` (N, D) by which of their cells are NaN; `None` for a traced `x`.
+def blocks_of(x: Any) -> Blocks:
+    """Group the rows of `x` (N, D) by which of their cells are NaN.
 
     The size of a block balances the matrices to factorise against the places left empty.
     """
-    if isinstance(x, Tracer):
-        return None
     patterns, which, counts = np.unique(
         ~np.isnan(np.asarray(x)), axis=0, return_inverse=True, return_counts=True
     )

@@ -7,6 +7,7 @@ import numpy as np
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.fold import MixtureProblem
 from triptych.inference.em.gaussian import GaussianFamily
+from triptych.inference.em.incomplete import IncompleteProblem
 from triptych.inference.status import Finding
 
 __all__ = ["findings"]
@@ -16,7 +17,10 @@ SAME = 1e-3  # distance, in nats of symmetric Kullback–Leibler divergence, of 
 
 
 def findings(
-    problem: MixtureProblem, parameters: Parameters, counts: np.ndarray, natural: np.ndarray
+    problem: MixtureProblem | IncompleteProblem,
+    parameters: Parameters,
+    counts: np.ndarray,
+    natural: np.ndarray,
 ) -> tuple[Finding, ...]:
     """Look at every component of a fitted mixture.
 
@@ -35,12 +39,17 @@ def findings(
     ]
     if isinstance(family, GaussianFamily) and family.known is None:
         found += _collapsed(family, problem, parameters, counts)
+    if isinstance(problem, IncompleteProblem):
+        found += _apart(problem)
     found += _doubled(natural, counts)
     return tuple(found)
 
 
 def _collapsed(
-    family: GaussianFamily, problem: MixtureProblem, parameters: Parameters, counts: np.ndarray
+    family: GaussianFamily,
+    problem: MixtureProblem | IncompleteProblem,
+    parameters: Parameters,
+    counts: np.ndarray,
 ) -> list[Finding]:
     pooled = np.asarray(problem.hyper.pooled)  # type: ignore[attr-defined]
     covariances = np.asarray(parameters["covariances"])
@@ -69,6 +78,21 @@ def _collapsed(
         if family.covariance == "tied" and found:
             break
     return found
+
+
+def _apart(problem: IncompleteProblem) -> list[Finding]:
+    """Columns of which no row has both: the data say nothing of their covariance given the others."""
+    seen = np.asarray(problem.observed, float)
+    first, second = np.nonzero(np.triu(seen.T @ seen == 0, 1))
+    if len(first) == 0:
+        return []
+    pairs = ", ".join(f"{i} and {j}" for i, j in zip(first[:4].tolist(), second[:4].tolist(), strict=True))
+    more = f" and {len(first) - 4} more pairs" if len(first) > 4 else ""
+    text = (
+        f"No row has a cell in both of the columns {pairs}{more}: their covariance given the other columns "
+        "comes from the prior alone, or with objective='mle' from the start."
+    )
+    return [Finding("NEVER_TOGETHER", text)]
 
 
 def _doubled(natural: np.ndarray, counts: np.ndarray) -> list[Finding]:

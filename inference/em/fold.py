@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from triptych.inference.em.family import Array, Family, Parameters, Statistics
 
-__all__ = ["MixtureProblem", "e_step", "fold", "m_step"]
+__all__ = ["MixtureProblem", "e_step", "em_step", "expected", "fold", "infer", "m_step", "restricted"]
 
 NARROW = 64  # numbers a row of T(x) and the table together
 CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 4 MiB
@@ -30,21 +31,22 @@ CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; meas
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "weights", "centre", "inverse_scale", "totals", "hyper", "constant"],
+    data_fields=["rows", "weights", "labels", "centre", "inverse_scale", "totals", "hyper", "constant"],
     meta_fields=["family", "with_prior"],
 )
 @dataclasses.dataclass(frozen=True)
 class MixtureProblem:
     """A mixture bound to its data: all that one EM step reads.
 
-    rows (N, D), weights (N,) or None; a row enters as (x − centre) · inverse_scale. `totals` are the
-    statistics that no responsibility weighs, summed once. `hyper` are the prior's numbers in standardised
-    units; `constant` takes the objective back to the data's units (nats). `family` and `with_prior` are
-    static.
+    rows (N, D), weights (N,) or None, labels (N,) or None (−1 where a row has none); a row enters as
+    (x − centre) · inverse_scale. `totals` are the statistics that no responsibility weighs, summed once.
+    `hyper` are the prior's numbers in standardised units; `constant` takes the objective back to the
+    data's units (nats). `family` and `with_prior` are static.
     """
 
     rows: Array
     weights: Array | None
+    labels: Array | None
     centre: Array
     inverse_scale: Array
     totals: Array
@@ -55,19 +57,60 @@ class MixtureProblem:
 
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, Statistics]:
         """One EM step: θ → (θ', objective at θ in nats, statistics at θ)."""
-        statistics, log_likelihood = fold(self, parameters)
-        objective = log_likelihood + self.constant
-        if self.with_prior:
-            objective += self.family.log_prior(parameters, self.hyper)
-        return m_step(self.family, statistics, self.hyper), objective, statistics
+        return em_step(self, parameters)
+
+    def expect(self, parameters: Parameters) -> tuple[Statistics, Array]:
+        """Statistics and log-likelihood of the rows (nats, standardised units)."""
+        return fold(self, parameters)
+
+    def take(self, chosen: np.ndarray) -> MixtureProblem:
+        """Give the same problem on some of the rows."""
+        weights = None if self.weights is None else self.weights[chosen]
+        labels = None if self.labels is None else self.labels[chosen]
+        part = dataclasses.replace(self, rows=self.rows[chosen], weights=weights, labels=labels)
+        return dataclasses.replace(part, totals=collect_totals(part))
 
 
-def e_step(family: Family, natural: Array, rows: Array, weights: Array | None = None) -> tuple[Array, Array]:
+def em_step(problem: Any, parameters: Parameters) -> tuple[Parameters, Array, Statistics]:
+    """One EM step of a problem with `expect`: θ → (θ', objective at θ in nats, statistics at θ)."""
+    statistics, objective = infer(problem, parameters)
+    return m_step(problem.family, statistics, problem.hyper), objective, statistics
+
+
+def infer(problem: Any, parameters: Parameters) -> tuple[Statistics, Array]:
+    """E-step of a problem with `expect`: the statistics at θ, and the objective (nats)."""
+    statistics, log_likelihood = problem.expect(parameters)
+    objective = log_likelihood + problem.constant
+    if problem.with_prior:
+        objective += problem.family.log_prior(parameters, problem.hyper)
+    return statistics, objective
+
+
+def expected(problem: Any, parameters: Parameters, statistics: Statistics) -> Array:
+    """Q(θ') = Σ S·η(θ') + base(θ') + log p(θ'), nats up to a constant: what the M-step maximises."""
+    family = problem.family
+    value = jnp.sum(statistics.sums * family.natural(parameters)) + family.base(parameters, statistics.totals)
+    return value + (family.log_prior(parameters, problem.hyper) if problem.with_prior else 0.0)
+
+
+def restricted(table: Array, labels: Array) -> Array:
+    """Leave a row whose label is known (not −1) no other component: table (…, K), labels (…)."""
+    known = labels[..., None]
+    return jnp.where((known < 0) | (known == jnp.arange(table.shape[-1])), table, -jnp.inf)
+
+
+def e_step(
+    family: Family,
+    natural: Array,
+    rows: Array,
+    weights: Array | None = None,
+    labels: Array | None = None,
+) -> tuple[Array, Array]:
     """Compute the expected statistics and the log-likelihood of standardised rows.
 
     Parameters
     ----------
-    natural : (F, K), η(θ). rows : (n, D). weights : (n,) or None.
+    natural : (F, K), η(θ). rows : (n, D). weights, labels : (n,) or None.
 
     Returns
     -------
@@ -75,6 +118,8 @@ def e_step(family: Family, natural: Array, rows: Array, weights: Array | None = 
     """
     features = family.features(rows)
     table = features @ natural
+    if labels is not None:
+        table = restricted(table, labels)
     highest = jnp.max(table, axis=1, keepdims=True)
     shifted = jnp.exp(table - highest)
     total = jnp.sum(shifted, axis=1, keepdims=True)
@@ -96,26 +141,27 @@ def fold(problem: MixtureProblem, parameters: Parameters) -> tuple[Statistics, A
     family = problem.family
     natural = family.natural(parameters).astype(problem.rows.dtype)
 
-    def one(chunk: Array, weights: Array | None) -> tuple[Array, Array]:
-        return e_step(family, natural, chunk, weights)
+    def one(chunk: Array, weights: Array | None, labels: Array | None) -> tuple[Array, Array]:
+        return e_step(family, natural, chunk, weights, labels)
 
     sums, value = over_chunks(problem, one)
     statistics = Statistics(sums, problem.totals)
     return statistics, value + family.base(parameters, problem.totals)
 
 
-def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None], Any]) -> Any:
-    """Sum `function(rows, weights)` over chunks of standardised rows, any tree of arrays, in float64."""
+def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None, Array | None], Any]) -> Any:
+    """Sum `function(rows, weights, labels)` over chunks of standardised rows, any tree, in float64."""
     rows, size = problem.rows, chunk_rows(problem.family, problem.rows.dtype.itemsize)
     full, rest = divmod(rows.shape[0], size)
 
     def one(start: Array | int, length: int) -> Any:
         chunk = lax.dynamic_slice_in_dim(rows, start, length)
         chunk = (chunk - problem.centre) * problem.inverse_scale
-        weights = problem.weights
-        if weights is not None:
-            weights = lax.dynamic_slice_in_dim(weights, start, length)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), function(chunk, weights))
+        weights, labels = (
+            None if each is None else lax.dynamic_slice_in_dim(each, start, length)
+            for each in (problem.weights, problem.labels)
+        )
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), function(chunk, weights, labels))
 
     def add(carry: Any, start: Array | int, length: int) -> Any:
         return jax.tree.map(jnp.add, carry, one(start, length))
@@ -138,4 +184,4 @@ def chunk_rows(family: Family, itemsize: int) -> int:
 @jax.jit
 def collect_totals(problem: MixtureProblem) -> Array:
     """Σ_n w_n B(x_n) over all rows, chunk by chunk: done once for a data set."""
-    return over_chunks(problem, problem.family.totals)
+    return over_chunks(problem, lambda rows, weights, _: problem.family.totals(rows, weights))

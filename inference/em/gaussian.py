@@ -23,7 +23,7 @@ from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
 
-__all__ = ["GaussianFamily", "GaussianHyper"]
+__all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
 TINY = 1e-300  # below any weight that matters: log(0) would poison the matrix product
 
@@ -174,7 +174,7 @@ class GaussianFamily:
             scatter = second + kappa * location**2 - shrunk[:, None] * means**2
             mass = (hyper.degrees + jnp.where(hyper.degrees > 0, 3.0, 0.0) + counts)[:, None]
         elif self.covariance == "full":
-            scatter = _symmetric(second, dimension) + kappa * jnp.outer(location, location)
+            scatter = symmetric(second, dimension) + kappa * jnp.outer(location, location)
             scatter -= shrunk[:, None, None] * means[:, :, None] * means[:, None, :]
             mass = hyper.degrees + jnp.where(hyper.degrees > 0, dimension + 2.0, 0.0) + counts
             mass = mass[:, None, None]
@@ -211,12 +211,12 @@ def _inverse(matrices: Array) -> tuple[Array, Array]:
     return jnp.swapaxes(half, -2, -1) @ half, log_det
 
 
-def _symmetric(upper: Array, dimension: int) -> Array:
-    """Unpack the upper triangles (K, D(D+1)/2) into symmetric matrices (K, D, D)."""
+def symmetric(upper: Array, dimension: int) -> Array:
+    """Unpack the upper triangles (…, D(D+1)/2) into symmetric matrices (…, D, D)."""
     index = np.zeros((dimension, dimension), dtype=int)
     rows, columns = np.triu_indices(dimension)
     index[rows, columns] = index[columns, rows] = np.arange(len(rows))
-    return upper[:, index]
+    return upper[..., index]
 
 
 def _floored(estimate: Array, hyper: GaussianHyper) -> Array:

@@ -9,18 +9,22 @@ affine map.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 
 from triptych.inference.em import degeneracy
 from triptych.inference.em.bernoulli import BernoulliFamily, BernoulliHyper
+from triptych.inference.em.cellwise import CellwiseGaussianFamily
 from triptych.inference.em.family import Parameters
-from triptych.inference.em.fold import MixtureProblem, collect_totals, fold
+from triptych.inference.em.fold import MixtureProblem, collect_totals
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
+from triptych.inference.em.incomplete import IncompleteProblem, incomplete_problem
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
 from triptych.inference.em.posterior import around_marginal
 from triptych.inference.em.starts import generator, mixture_starts
@@ -28,6 +32,7 @@ from triptych.inference.laplace import Laplace
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
+from triptych.models.missing import moments
 
 __all__ = ["MixtureKernel"]
 
@@ -40,13 +45,13 @@ class MixtureKernel:
     """A mixture bound to its data; `scale` is 1/inverse_scale of the problem, (D,)."""
 
     model: Callable[..., Any]
-    problem: MixtureProblem
+    problem: MixtureProblem | IncompleteProblem
     centre: np.ndarray
     scale: np.ndarray
     count: float
     jacobian: float  # log |d standardised rows / d rows|, Σ_n w_n
     support: tuple[str, ...]
-    rows: np.ndarray
+    args: tuple[np.ndarray, ...]
 
     @property
     def epsilon(self) -> float:
@@ -63,10 +68,7 @@ class MixtureKernel:
         if total <= rows:
             return self
         chosen = np.sort(generator(key).choice(total, rows, replace=False))
-        weights = None if self.problem.weights is None else self.problem.weights[chosen]
-        problem = dataclasses.replace(self.problem, rows=self.problem.rows[chosen], weights=weights)
-        problem = dataclasses.replace(problem, totals=collect_totals(problem))
-        return dataclasses.replace(self, problem=problem)
+        return dataclasses.replace(self, problem=self.problem.take(chosen))
 
     def inward(self, parameters: Mapping[str, Any]) -> Parameters:
         """Standardise parameters given in the data's units."""
@@ -83,6 +85,22 @@ class MixtureKernel:
         )
 
     @property
+    def supports(self) -> dict[str, Any]:
+        """Site → NumPyro constraint."""
+        matrices = getattr(self.problem.family, "covariance", "") in ("full", "tied")
+        supports = {
+            "weights": constraints.simplex,
+            "means": constraints.real,
+            "probs": constraints.unit_interval,
+            "covariances": constraints.positive_definite if matrices else constraints.positive,
+        }
+        return {site: supports[site] for site in self.support}
+
+    def natural_errors(self, errors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Give standard errors in the data's units."""
+        return self._rescale(errors, 0.0, self.scale)
+
+    @property
     def hessian_work(self) -> float:
         """Rows × parameters²."""
         family = self.problem.family
@@ -92,7 +110,8 @@ class MixtureKernel:
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
     ) -> tuple[Laplace, dict[str, np.ndarray]]:
         """Laplace on the program's marginal."""
-        return around_marginal(self.model, parameters, (self.rows,), {}, objective, key, draws)
+        free = self.problem.family.components - len(_named(self.args))
+        return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, free)
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
@@ -114,11 +133,11 @@ class MixtureKernel:
 
 
 @jax.jit
-def _look(problem: MixtureProblem, parameters: Parameters) -> tuple[Any, Any, Any]:
+def _look(problem: MixtureProblem | IncompleteProblem, parameters: Parameters) -> tuple[Any, Any, Any]:
     """Log-likelihoods (R,), effective counts (R, K) and natural parameters (R, F, K) of stacked points."""
 
     def one(point: Parameters) -> tuple[Any, Any, Any]:
-        statistics, value = fold(problem, point)
+        statistics, value = problem.expect(point)
         return value, statistics.sums[0], problem.family.natural(point)
 
     return jax.vmap(one)(parameters)
@@ -132,15 +151,20 @@ def _covariance_factor(covariance: str, scale: np.ndarray) -> Any:
 
 @bind.register
 def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
-    """Bind a Gaussian mixture: x (N, D)."""
-    rows, weights = _rows(model, call)
+    """Bind a Gaussian mixture: x (N, D), and labels z (N,) where there are some."""
+    args, weights = _arguments(model, call)
+    rows, labels = args[0], args[1] if len(args) > 1 else None
+    gaps = model.missing and bool(np.any(np.isnan(rows)))
     count, centre, deviations, covariance = _moments(rows, weights)
+    cells: Any = count
+    if gaps:
+        cells, centre, deviations, covariance = moments(rows, weights)
     columns, spherical = rows.shape[1], model.covariance == "spherical"
     scale = np.full(columns, np.sqrt(np.mean(deviations**2))) if spherical else deviations
     scale = np.where(scale > 0, scale, 1.0)  # only known variances let a constant column through
     centre = centre.astype(rows.dtype).astype(np.float64)
     if weights is not None:
-        model = _weighted_prior(model, centre, covariance, count)
+        model = _weighted_prior(model, centre, covariance, cells)
     prior = model.prior(rows)
     factor = _covariance_factor(model.covariance, scale)
     known = None if model.scale is None else _known(model.scale, scale[0], model.components)
@@ -156,20 +180,33 @@ def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
         pooled=pooled,
         floor=np.asarray(0.0 if with_prior else FLOOR),
     )
-    family = GaussianFamily(model.components, columns, model.covariance, known)
-    log_scale = float(np.sum(np.log(scale)))
-    constant = jacobian = -count * log_scale
+    separable = gaps and model.covariance in ("spherical", "diagonal")
+    make = CellwiseGaussianFamily if separable else GaussianFamily
+    family = make(model.components, columns, model.covariance, known)
+    constant = jacobian = -float(np.sum(cells * np.log(scale)))
     if with_prior:
-        constant -= _prior_jacobian(family) * log_scale
-    problem = _problem(rows, weights, centre, scale, hyper, family, constant, with_prior)
+        constant -= _prior_jacobian(family) * float(np.sum(np.log(scale)))
+    bound = incomplete_problem if gaps and not separable else _problem
+    problem = bound(
+        rows,
+        weights,
+        labels,
+        centre=jnp.asarray(centre, rows.dtype),
+        inverse_scale=jnp.asarray(1.0 / scale, rows.dtype),
+        hyper=GaussianHyper(*(jnp.asarray(value, jnp.float64) for value in hyper)),
+        constant=jnp.asarray(constant, jnp.float64),
+        family=family,
+        with_prior=with_prior,
+    )
     support = ("weights", "means") if known else ("weights", "means", "covariances")
-    return MixtureKernel(model, problem, centre, scale, count, jacobian, support, rows)
+    return MixtureKernel(model, problem, centre, scale, count, jacobian, support, args)
 
 
 @bind.register
 def bind_bernoulli_mixture(model: BernoulliMixture, call: Call) -> MixtureKernel:
     """Bind a Bernoulli mixture: x (N, D) of 0 and 1, which need no standardising."""
-    rows, weights = _rows(model, call)
+    args, weights = _arguments(model, call)
+    rows = args[0]
     count = float(len(rows) if weights is None else np.sum(weights))
     prior = model.prior(rows)
     with_prior = call.objective == "map"
@@ -183,17 +220,39 @@ def bind_bernoulli_mixture(model: BernoulliMixture, call: Call) -> MixtureKernel
     columns = rows.shape[1]
     family = BernoulliFamily(model.components, columns)
     centre, scale = np.zeros(columns), np.ones(columns)
-    problem = _problem(rows, weights, centre, scale, hyper, family, 0.0, with_prior)
-    return MixtureKernel(model, problem, centre, scale, count, 0.0, ("weights", "probs"), rows)
+    problem = _problem(
+        rows,
+        weights,
+        None,
+        centre=jnp.asarray(centre, rows.dtype),
+        inverse_scale=jnp.asarray(scale, rows.dtype),
+        hyper=BernoulliHyper(*(jnp.asarray(value, jnp.float64) for value in hyper)),
+        constant=jnp.zeros((), jnp.float64),
+        family=family,
+        with_prior=with_prior,
+    )
+    return MixtureKernel(model, problem, centre, scale, count, 0.0, ("weights", "probs"), args)
 
 
-def _rows(model: Any, call: Call) -> tuple[np.ndarray, np.ndarray | None]:
-    if len(call.args) != 1 or call.kwargs:
-        raise InputError(f"{type(model).__name__} is fitted to one table, `run(key, x)`.")
+def _arguments(model: Any, call: Call) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+    """Give (x,) or, with labels, (x, z), checked; and the rows' weights."""
+    labelled = isinstance(model, GaussianMixture)
+    try:
+        bound = inspect.signature(model.validate).bind(*call.args, **call.kwargs).args
+    except TypeError:
+        bound = ()
+    if not 1 <= len(bound) <= 1 + labelled:
+        how = "`run(key, x)`, and labels, `run(key, x, z)`" if labelled else "`run(key, x)`"
+        raise InputError(f"{type(model).__name__} is fitted to one table, {how}.")
     if call.update != "em":
         raise InputError(f"`update={call.update!r}` is for regression: a mixture has update='em' only.")
-    (rows,) = model.validate(call.args[0])
-    return rows, None if call.sample_weight is None else call.sample_weight.astype(rows.dtype)
+    args = model.validate(*bound)
+    return args, None if call.sample_weight is None else call.sample_weight.astype(args[0].dtype)
+
+
+def _named(args: tuple[np.ndarray, ...]) -> set[int]:
+    """Give the components that labels name: those cannot be exchanged."""
+    return set(args[1][args[1] >= 0].tolist()) if len(args) > 1 else set()
 
 
 def _moments(
@@ -213,9 +272,13 @@ def _moments(
     return count, centre, np.sqrt(np.diagonal(covariance)), covariance
 
 
-def _weighted_prior(model: GaussianMixture, centre: np.ndarray, covariance: np.ndarray, count: float) -> Any:
-    """Let the prior's data-scaled numbers come from the weighted data, as if rows were repeated."""
-    covariance = covariance * (count / max(count - 1.0, 1.0)) / model.components ** (2 / len(centre))
+def _weighted_prior(model: GaussianMixture, centre: np.ndarray, covariance: np.ndarray, cells: Any) -> Any:
+    """Let the prior's data-scaled numbers come from the weighted data, as if rows were repeated.
+
+    `cells` is how many rows there are, or how many cells in each column.
+    """
+    correction = np.sqrt(cells / np.maximum(cells - 1.0, 1.0)) * np.ones(len(centre))
+    covariance = covariance * np.outer(correction, correction) / model.components ** (2 / len(centre))
     spread: Any = covariance
     if model.covariance == "spherical":
         spread = float(np.mean(np.diagonal(covariance)))
@@ -245,24 +308,14 @@ def _prior_jacobian(family: GaussianFamily) -> float:
 
 
 def _problem(
-    rows: np.ndarray,
-    weights: np.ndarray | None,
-    centre: np.ndarray,
-    scale: np.ndarray,
-    hyper: Any,
-    family: Any,
-    constant: float,
-    with_prior: bool,
+    rows: np.ndarray, weights: np.ndarray | None, labels: np.ndarray | None, **same: Any
 ) -> MixtureProblem:
+    """Bind rows; `same` are the other fields of the problem."""
     problem = MixtureProblem(
         rows=jnp.asarray(rows),
         weights=None if weights is None else jnp.asarray(weights),
-        centre=jnp.asarray(centre, rows.dtype),
-        inverse_scale=jnp.asarray(1.0 / scale, rows.dtype),
+        labels=None if labels is None else jnp.asarray(labels),
         totals=jnp.zeros(()),
-        hyper=type(hyper)(*(jnp.asarray(value, jnp.float64) for value in hyper)),
-        constant=jnp.asarray(constant, jnp.float64),
-        family=family,
-        with_prior=with_prior,
+        **same,
     )
     return dataclasses.replace(problem, totals=collect_totals(problem))

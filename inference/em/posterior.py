@@ -43,7 +43,7 @@ def laplace_posterior(
     m = marginal(kernel.model)
     size = sum(np.size(value) for value in parameters.values())
     point = {site: np.asarray(value)[None, None] for site, value in parameters.items()}
-    if em.draws == 0:
+    if em.draws == 0 or not getattr(kernel, "has_posterior", True):
         tree, findings = assemble(m, point, args, kwargs)
         return tree, Evidence(), findings
     if kernel.hessian_work > HESSIAN_WORK:
@@ -69,8 +69,13 @@ def around_marginal(
     objective: str,
     key: jax.Array,
     draws: int,
+    exchangeable: int | None = None,
 ) -> tuple[Laplace, dict[str, np.ndarray]]:
-    """Laplace on the marginal of a program, its K! relabelled copies counted in the evidence."""
-    symmetry = float(gammaln(getattr(model, "components", 1) + 1))
+    """Laplace on the marginal of a program, its relabelled copies counted in the evidence.
+
+    `exchangeable` is how many components can be relabelled; `None`: all K of them.
+    """
+    copies = getattr(model, "components", 1) if exchangeable is None else exchangeable
+    symmetry = float(gammaln(copies + 1))
     gaussian = laplace(marginal(model), parameters, args, kwargs, objective=objective, log_symmetry=symmetry)
     return gaussian, gaussian.draws(key, draws)

@@ -18,6 +18,7 @@ from triptych.inference.em.bernoulli import BernoulliFamily
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, m_step
 from triptych.inference.em.gaussian import GaussianFamily
+from triptych.inference.em.incomplete import IncompleteProblem, filled
 from triptych.inference.em.kernel import Start
 from triptych.models.errors import InputError
 
@@ -27,7 +28,9 @@ RECIPES = ("k-means++", "random_rows", "random_responsibilities", "k-means", "wa
 WARD_ROWS = 2000
 
 
-def mixture_starts(key: jax.Array, problem: MixtureProblem, number: int, init: str) -> Start:
+def mixture_starts(
+    key: jax.Array, problem: MixtureProblem | IncompleteProblem, number: int, init: str
+) -> Start:
     """Make `number` starting points, stacked, in standardised units.
 
     Parameters
@@ -43,14 +46,17 @@ def mixture_starts(key: jax.Array, problem: MixtureProblem, number: int, init: s
     else:
         raise InputError(f"`init` is {init!r}: choose 'portfolio' or one of {', '.join(map(repr, RECIPES))}.")
     rows = np.asarray(problem.rows)
-    rows = (rows - np.asarray(problem.centre)) * np.asarray(problem.inverse_scale)
+    rows = filled((rows - np.asarray(problem.centre)) * np.asarray(problem.inverse_scale))
+    labels = None if problem.labels is None else np.asarray(problem.labels)
     random = generator(key)
     points: list[Any] = [None] * number
     tables = np.empty((number, len(rows), problem.family.components), rows.dtype)
     for index, recipe in enumerate(recipes):
         if recipe == "random_rows":
-            points[index] = _around(rows, problem, random)
+            points[index] = _around(rows, problem, labels, random)
         tables[index] = _table(recipe, rows, problem.family.components, random)
+        if labels is not None:
+            tables[index] = _agreeing(tables[index], labels)
     stacked = {k: np.array(v) for k, v in _from_responsibilities(problem, jnp.asarray(tables)).items()}
     for index, point in enumerate(points):
         for name, value in (point or {}).items():
@@ -93,7 +99,24 @@ def _nearest(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.argmin(np.sum(centres**2, axis=1) - 2.0 * rows @ centres.T, axis=1)
 
 
-def _around(rows: np.ndarray, problem: MixtureProblem, random: np.random.Generator) -> dict[str, np.ndarray]:
+def _agreeing(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Renumber a clustering, (n, K), to agree with the labels (−1: none), and let them overrule it."""
+    from scipy.optimize import linear_sum_assignment
+
+    known = np.flatnonzero(labels >= 0)
+    identity = np.eye(table.shape[1])
+    _, cluster = linear_sum_assignment(-identity[labels[known]].T @ table[known])
+    table = table[:, cluster]
+    table[known] = identity[labels[known]]
+    return table
+
+
+def _around(
+    rows: np.ndarray,
+    problem: MixtureProblem | IncompleteProblem,
+    labels: np.ndarray | None,
+    random: np.random.Generator,
+) -> dict[str, np.ndarray]:
     """Equal components centred on K distinct rows drawn at random, as wide as K of them fill the data."""
     family = problem.family
     drawn = rows[random.permutation(len(rows))[: 50 * family.components]]
@@ -106,6 +129,8 @@ def _around(rows: np.ndarray, problem: MixtureProblem, random: np.random.Generat
         return {"weights": weights, "probs": np.clip(0.5 * points + 0.5 * rows.mean(axis=0), 0.01, 0.99)}
     if not isinstance(family, GaussianFamily):
         return {}
+    for k in [] if labels is None else np.unique(labels[labels >= 0]):
+        points[k] = rows[labels == k].mean(axis=0)
     parameters = {"weights": weights, "means": points}
     if family.known is None:
         pooled = np.asarray(problem.hyper.pooled)  # type: ignore[attr-defined]
@@ -114,14 +139,16 @@ def _around(rows: np.ndarray, problem: MixtureProblem, random: np.random.Generat
 
 
 @jax.jit
-def _from_responsibilities(problem: MixtureProblem, tables: Array) -> Parameters:
+def _from_responsibilities(problem: MixtureProblem | IncompleteProblem, tables: Array) -> Parameters:
     """One M-step from each table of responsibilities (S, n, K)."""
     rows = (problem.rows - problem.centre) * problem.inverse_scale
-    features = problem.family.features(rows)
+    family: Any = problem.family
+    features = family.features(rows)
+    totals = family.totals(rows, problem.weights) if problem.totals is None else problem.totals
 
     def one(table: Array) -> Parameters:
         weighted = table if problem.weights is None else table * problem.weights[:, None]
         sums = (features.T @ weighted).astype(jnp.float64)
-        return m_step(problem.family, Statistics(sums, problem.totals), problem.hyper)
+        return m_step(family, Statistics(sums, totals), problem.hyper)
 
     return jax.lax.map(one, tables)

@@ -111,7 +111,6 @@ def test_blocks_hold_every_row_once_beside_its_like() -> None:
     for seed, rows in ((0, 1), (1, 7), (2, 300)):
         x = gappy(seed, rows + 2)
         blocks = blocks_of(x)
-        assert blocks is not None
         np.testing.assert_array_equal(blocks.rows.ravel()[blocks.place], np.arange(len(x)))
         assert np.sum(blocks.rows >= 0) == len(x)
         for pattern, members in zip(blocks.patterns, blocks.rows, strict=True):
