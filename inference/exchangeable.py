@@ -20,6 +20,8 @@ __all__ = ["Exchangeable", "exchangeable", "permute"]
 
 ALONE = 4  # with more latents than this (a loop over time), only joint permutations are looked for
 COMBINATIONS = 64  # of axes tried where the derivatives leave it open
+SWAPPED = 20  # labels at most for which each pair is tried where not all can be swapped
+FEW = 4  # such candidates at most
 TOLERANCE = 1e-9  # relative to the size of the log density, for two densities to be called equal
 
 
@@ -27,12 +29,14 @@ class Exchangeable(NamedTuple):
     """Latents whose `size` labels can be permuted together without changing p(x, θ).
 
     `axes` maps each site that the labels index to its axes of length `size`, counted from the left: a
-    mixture's weights and means have axis 0, the transition matrix of a Markov chain has 0 and 1.
+    mixture's weights and means have axis 0, the transition matrix of a Markov chain has 0 and 1. `fixed` are
+    labels that stay what they are, because data or a prior tell them from the others.
     """
 
     latents: tuple[str, ...]
     size: int
     axes: Mapping[str, tuple[int, ...]]
+    fixed: tuple[int, ...] = ()
 
     @property
     def latent(self) -> str:
@@ -57,6 +61,7 @@ def exchangeable(
     A site's axis is indexed by latent z if log p(x, z = k | θ) does not change with the slices j ≠ k of
     it. What is found is then checked: swapping two labels, and shifting all, must leave log p(x, θ) as it
     is (with the priors) at a point that has no symmetry of its own. An ordered prior fails this, rightly.
+    Where only some labels can be swapped (rows of which the labels are known fix the others), it is those.
 
     Parameters
     ----------
@@ -65,7 +70,7 @@ def exchangeable(
 
     Returns
     -------
-    One entry for each group of latents that share labels.
+    One entry for each group of latents that share labels, and for each class of labels that can be swapped.
     """
     with double_precision():
         structure = m.structure(*args, **kwargs)
@@ -86,17 +91,15 @@ def exchangeable(
 
         names = [name for name, latent in structure.latents.items() if latent.size > 1]
         for name in names if len(names) <= ALONE else ():
-            group = _search(m, (name,), theta, structure, symmetric, args, kwargs)
-            if group is None:
+            found = _search(m, (name,), theta, structure, symmetric, args, kwargs)
+            groups.extend(found)
+            if not found:
                 left.append(name)
-            else:
-                groups.append(group)
         left = left if len(names) <= ALONE else names
         for size in sorted({structure.latents[name].size for name in left}):
             together = tuple(name for name in left if structure.latents[name].size == size)
             if len(together) > 1:
-                group = _search(m, together, theta, structure, symmetric, args, kwargs)
-                groups.extend([] if group is None else [group])
+                groups.extend(_search(m, together, theta, structure, symmetric, args, kwargs))
     return _merge(groups)
 
 
@@ -105,7 +108,7 @@ def _merge(groups: list[Exchangeable]) -> tuple[Exchangeable, ...]:
     merged: list[Exchangeable] = []
     for group in groups:
         for i, other in enumerate(merged):
-            if other.axes == group.axes:
+            if (other.axes, other.fixed) == (group.axes, group.fixed):
                 merged[i] = other._replace(latents=other.latents + group.latents)
                 break
         else:
@@ -139,9 +142,10 @@ def _is_symmetric(
     base: jax.Array,
     density: Callable[[Mapping[str, jax.Array]], jax.Array],
 ) -> bool:
-    swap = np.arange(group.size)
-    swap[:2] = [1, 0]
-    for permutation in (swap, np.roll(np.arange(group.size), 1)):  # these two make all K! permutations
+    free = np.setdiff1d(np.arange(group.size), group.fixed)
+    swap, cycle = np.arange(group.size), np.arange(group.size)
+    swap[free[:2]], cycle[free] = free[1::-1], np.roll(free, 1)
+    for permutation in (swap, cycle):  # these two make all permutations of the free labels
         moved = permute(theta, group, permutation)
         if not abs(density(moved) - base) <= TOLERANCE * (1 + abs(base)):
             return False
@@ -156,7 +160,7 @@ def _search(
     symmetric: Callable[[Exchangeable], bool],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> Exchangeable | None:
+) -> tuple[Exchangeable, ...]:
     size = structure.latents[latents[0]].size
     slopes = {n: np.asarray(s) for n, s in _slopes(m, latents, theta, args, kwargs).items()}
     certain: dict[str, tuple[int, ...]] = {}
@@ -170,13 +174,35 @@ def _search(
             certain[name] = sparse
         else:
             open_sites[name] = list(_subsets(wide))
+    candidates = []
     for choice in itertools.islice(itertools.product(*open_sites.values()), COMBINATIONS):
         chosen = {name: axes for name, axes in zip(open_sites, choice, strict=True) if axes}
         axes = {name: {**certain, **chosen}[name] for name in slopes if name in certain or name in chosen}
         group = Exchangeable(latents, size, axes)
         if axes and symmetric(group):
-            return group
-    return None
+            return (group,)
+        candidates.extend([group] if axes else [])
+    for group in candidates if 2 < size <= SWAPPED and len(candidates) <= FEW else ():
+        if classes := _classes(group, symmetric):
+            return classes
+    return ()
+
+
+def _classes(group: Exchangeable, symmetric: Callable[[Exchangeable], bool]) -> tuple[Exchangeable, ...]:
+    """Find the classes of labels that can be swapped with one another, where not all can be."""
+    left, classes = list(range(group.size)), []
+    while left:
+        first, *others = left
+        alike = [
+            label
+            for label in others
+            if symmetric(group._replace(fixed=tuple(set(range(group.size)) - {first, label})))
+        ]
+        left = [label for label in others if label not in alike]
+        if alike:
+            free = {first, *alike}
+            classes.append(group._replace(fixed=tuple(k for k in range(group.size) if k not in free)))
+    return tuple(classes)
 
 
 def _subsets(axes: list[int]) -> Iterator[tuple[int, ...]]:

@@ -116,6 +116,7 @@ def align(
     values = {name: np.asarray(value) for name, value in draws.items()}
     count = len(next(iter(values.values())))
     permutations = np.tile(np.arange(group.size), (count, 1))
+    elsewhere = ~np.eye(group.size, dtype=bool) & _either(np.isin(np.arange(group.size), group.fixed))
     cost = np.zeros((count, group.size, group.size))
     if responsibilities is None:
         costs = _parameter_costs(values, group, pivot)
@@ -123,7 +124,7 @@ def align(
         costs = _responsibility_costs(values, responsibilities, pivot)
     previous = None
     for _ in range(max(1, iterations)):
-        cost = costs(previous)
+        cost = np.where(elsewhere, np.inf, costs(previous))
         permutations = np.stack([linear_sum_assignment(table.T)[1] for table in cost])
         if previous is not None and np.array_equal(previous, permutations):
             break
@@ -154,6 +155,10 @@ def align_all(
         aligned = found.draws
         groups.append((group, found))
     return aligned, tuple(groups)
+
+
+def _either(fixed: np.ndarray) -> np.ndarray:
+    return fixed[:, None] | fixed
 
 
 Costs = Callable[[np.ndarray | None], np.ndarray]

@@ -124,7 +124,7 @@ def known_components(x):
 
 
 def noise_component(x):
-    """The first component is told apart by its fixed width."""
+    """The first component is told apart by its fixed width; the other two are alike."""
     means = numpyro.sample("means", dist.Normal(0, 5).expand([3]).to_event(1))
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
@@ -162,7 +162,7 @@ def somewhere(program, x, seed=1):
         (ordered_prior, X, []),
         (ordered_support, X, []),
         (known_components, X, []),
-        (noise_component, X, []),
+        (noise_component, X, [(("z",), 3, {"means": (0,)})]),
         (no_latent, X, []),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -302,3 +302,26 @@ def test_many_rows_are_thinned():
     x = np.tile(X, 50)
     rows = responsibility_rows(marginal(mixture), GROUP, x)
     assert jax.eval_shape(rows, PIVOT).shape == (2000, 3)
+
+
+def test_labels_that_rows_name_stay_and_the_others_are_aligned() -> None:
+    """Three components, one of them named by a few rows: only the other two can be swapped."""
+    from triptych.models import GaussianMixture
+
+    generator = np.random.default_rng(0)
+    means = np.array([[-4.0], [0.0], [4.0]])
+    x = means[np.arange(60) % 3] + generator.normal(size=(60, 1))
+    z = np.where(np.arange(60) % 15 == 1, 1, -1)  # rows 1, 16, … are of component 1
+    m = marginal(GaussianMixture(3, "spherical"))
+    point = {"weights": np.ones(3) / 3, "means": means, "covariances": np.array([1.0, 1.2, 1.4])}
+    assert [group.fixed for group in exchangeable(m, point, x)] == [()]
+    (group,) = exchangeable(m, point, x, z)
+    assert group.fixed == (1,)
+    assert set(group.axes) == {"weights", "means", "covariances"}
+    draws = {name: np.stack([value, value[[2, 1, 0]]]) for name, value in point.items()}
+    found = align(draws, group, responsibility_rows(m, group, x, z), point)
+    np.testing.assert_array_equal(found.permutations, [[0, 1, 2], [2, 1, 0]])
+    assert np.all(np.isfinite(found.margins))
+    # Two components named leave nothing to exchange.
+    z = np.where(np.arange(60) % 15 == 2, 2, z)
+    assert exchangeable(m, point, x, z) == ()
