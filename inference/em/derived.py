@@ -10,21 +10,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 
 from triptych.inference.em.choices import maker_of
 from triptych.inference.em.conditional_step import ConditionalStep
-from triptych.inference.em.e_steps import Annealed, Bound
+from triptych.inference.em.e_steps import Annealed, Bound, HardStep
+from triptych.inference.em.expected import Joint
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.kernel import Call, Kernel, Review, Start
 from triptych.inference.em.maximiser import Block, Expected, Point, maximise, read_blocks
 from triptych.inference.em.posterior import around_marginal
 from triptych.inference.em.random_starts import jitter, middle, random_start
 from triptych.inference.em.roles import roles_of
+from triptych.inference.em.variational import profile
 from triptych.inference.laplace import Laplace, laplace_from_density
 from triptych.inference.survey import Parameter, survey
 from triptych.models.errors import InputError
 
 __all__ = ["DerivedKernel", "DerivedProblem", "derive"]
+
+
+GUIDE_ROUNDS = 20  # E-steps that settle a guide at a θ given alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +47,11 @@ class Shape:
     sites: Mapping[str, Parameter]
     m_step: Callable[[Expected, Parameters], Parameters] | None = None
     annealing: tuple[tuple[float, ...], int] = ((), 0)
+
+    @property
+    def integrates(self) -> bool:
+        """Whether continuous latents are integrated out."""
+        return hasattr(self.e_step, "means")
 
     @property
     def supports(self) -> dict[str, Any]:
@@ -61,10 +72,14 @@ class DerivedProblem:
         """E-step at θ: the posterior of the latents, and the objective (nats)."""
         return self.shape.e_step.infer(parameters, self.args, self.kwargs, sharpness)
 
+    def expected(self, parameters: Parameters, posterior: Any) -> Array:
+        """Q(θ') under a posterior, nats."""
+        return self.shape.e_step.expected(parameters, posterior, self.args, self.kwargs)
+
     def maximise(self, posterior: Any, parameters: Parameters) -> Parameters:
         """M-step: from θ up Q under a posterior; what an E-step keeps beside θ is renewed."""
         shape = self.shape
-        expected = partial(shape.e_step.expected, posterior=posterior, args=self.args, kwargs=self.kwargs)
+        expected = partial(self.expected, posterior=posterior)
         if shape.m_step is not None:
             following = {**parameters, **shape.m_step(expected, parameters)}
         else:
@@ -83,6 +98,7 @@ class DerivedKernel:
     """A program bound to its data; parameters are in the program's own units."""
 
     model: Callable[..., Any]
+    program: Callable[..., Any]  # the model as a function of its arrays alone
     problem: DerivedProblem
     count: float
     epsilon: float
@@ -117,10 +133,29 @@ class DerivedKernel:
     def outward(self, parameters: Parameters) -> dict[str, np.ndarray]:
         """Give the parameters as NumPy arrays, with the posterior mean of the continuous latents."""
         natural = {name: np.asarray(parameters[name]) for name in self.problem.shape.sites}
-        if not hasattr(self.problem.shape.e_step, "means"):
+        if not self.problem.shape.integrates:
             return natural
         means = _latent_means(self.problem, dict(parameters))
         return natural | {name: np.asarray(value) for name, value in means.items()}
+
+    @property
+    def supports(self) -> dict[str, Any]:
+        """Site → NumPyro constraint."""
+        return self.problem.shape.supports
+
+    @property
+    def exact(self) -> bool:
+        """Whether the E-step is the posterior itself, so that Q and the objective belong together."""
+        return isinstance(self.problem.shape.e_step, Joint | ConditionalStep)
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether draws around the optimum mean something: not where the latents were fixed at their best."""
+        return not isinstance(self.problem.shape.e_step, HardStep)
+
+    def natural_errors(self, errors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Give standard errors in the program's own units: they are."""
+        return dict(errors)
 
     @property
     def hessian_work(self) -> float:
@@ -133,20 +168,31 @@ class DerivedKernel:
     ) -> tuple[Laplace, dict[str, np.ndarray]]:
         """Laplace on the marginal; continuous latents exactly, given each draw of the parameters."""
         shape, problem = self.problem.shape, self.problem
-        if not isinstance(shape.e_step, ConditionalStep):
+        if not shape.integrates:
             return around_marginal(
-                self.model, parameters, problem.args, problem.kwargs, objective, key, draws
+                self.program, parameters, problem.args, problem.kwargs, objective, key, draws
             )
+        e_step, supports = shape.e_step, dict(shape.supports)
+        start = {name: parameters[name] for name in shape.sites}
+        if hasattr(e_step, "carry"):  # the guide is a parameter like θ: what it costs θ is in the curvature
+            start |= _guide(problem, {**start, **e_step.begin()})
+            supports |= dict.fromkeys(set(start) - set(supports), constraints.real)
 
         def log_density(theta: Parameters) -> Array:
-            return shape.e_step.infer(theta, problem.args, problem.kwargs)[1]
+            if hasattr(e_step, "log_density"):
+                return e_step.log_density(theta, problem.args, problem.kwargs)
+            return problem.infer(theta)[1]
 
-        start = {name: parameters[name] for name in shape.sites}
-        gaussian = laplace_from_density(log_density, start, shape.supports, objective=objective)
+        gaussian = laplace_from_density(log_density, start, supports, objective=objective)
+        carried: dict[str, Any] = {}
         first, second = jax.random.split(key)
+        if hasattr(e_step, "carry") and gaussian.factor is not None:
+            gaussian, follow = profile(gaussian, tuple(shape.sites))
+            carried = follow(gaussian.unconstrained(first, draws)[0])
         samples = gaussian.draws(first, draws)
+        samples = {name: samples[name] for name in shape.sites}
         count = len(next(iter(samples.values()))[0])
-        flat = {name: jnp.asarray(value[0]) for name, value in samples.items()}
+        flat = {name: jnp.asarray(value[0]) for name, value in samples.items()} | carried
         latents = _draw_latents(problem, flat, jax.random.split(second, count))
         return gaussian, samples | {name: np.asarray(value)[None] for name, value in latents.items()}
 
@@ -167,12 +213,26 @@ def _latent_means(problem: DerivedProblem, parameters: Parameters) -> Parameters
 
 
 @jax.jit
+def _guide(problem: DerivedProblem, parameters: Parameters) -> Parameters:
+    """Climb the ELBO over the guide alone, from its beginning."""
+    e_step = problem.shape.e_step
+
+    def again(carried: Parameters, _: None) -> tuple[Parameters, None]:
+        return e_step.carry(problem.infer({**parameters, **carried})[0]), None
+
+    return jax.lax.scan(again, {name: parameters[name] for name in e_step.begin()}, length=GUIDE_ROUNDS)[0]
+
+
+@jax.jit
 def _draw_latents(problem: DerivedProblem, samples: Parameters, keys: jax.Array) -> Parameters:
     """One draw of the continuous latents for each draw of θ."""
+    e_step = problem.shape.e_step
 
     def one(arguments: tuple[Parameters, jax.Array]) -> Parameters:
         theta, key = arguments
-        return problem.shape.e_step.draw(key, problem.infer(theta)[0])
+        if hasattr(e_step, "at"):  # the guide is drawn too
+            return e_step.draw(key, e_step.at(theta))
+        return e_step.draw(key, problem.infer(theta)[0])
 
     return jax.lax.map(one, (samples, keys))
 
@@ -228,18 +288,18 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
         )
     if call.update != "em":
         raise InputError(f"`update={call.update!r}` is for regression: a program has update='em' only.")
-    args = jax.tree.map(_array, call.args)
-    kwargs = {name: jax.tree.map(_array, value) for name, value in call.kwargs.items()}
-    sites = survey(model, args, kwargs)
+    program, args = with_arrays(model, call.args, call.kwargs)
+    kwargs: dict[str, Any] = {}
+    sites = survey(program, args, kwargs)
     if not sites.parameters:
         raise InputError("The program has no continuous site to maximise: EM has nothing to do.")
-    roles = roles_of(model, sites, args, kwargs, call.latents)
+    roles = roles_of(program, sites, args, kwargs, call.latents)
     maximised = {name: sites.parameters[name] for name in roles.parameters}
     supports = {name: site.support for name, site in maximised.items()}
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
     point = jitter(key, middle(maximised), supports)
     maker = maker_of(call.e_step)
-    everything = Bound(model, args, kwargs, sites, roles.latents, point, frozenset())
+    everything = Bound(program, args, kwargs, sites, roles.latents, point, frozenset())
     likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))
     step = likelihood if call.objective == "mle" else maker.make(everything)
     by_gradient = _by_gradient(call.m_step, maximised)
@@ -251,13 +311,11 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     own = call.m_step if by_gradient is None else None
     annealing = (maker.powers, maker.steps) if isinstance(maker, Annealed) else ((), 0)
     rows = max([np.prod(shape[:1], dtype=float) for shape in sites.observed.values()] or [1.0])
-    leaves = [
-        leaf.dtype for leaf in jax.tree.leaves((args, kwargs)) if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-    epsilon = max([float(jnp.finfo(dtype).eps) for dtype in leaves] or [float(np.finfo(np.float64).eps)])
+    dtypes = [array.dtype for array in args if jnp.issubdtype(array.dtype, jnp.floating)]
+    epsilon = max(float(jnp.finfo(dtype).eps) for dtype in [*dtypes, np.dtype(np.float64)])
     shape = Shape(step, likelihood, blocks, maximised, own, annealing)
     problem = DerivedProblem(args, kwargs, shape)
-    return DerivedKernel(model, problem, float(rows), epsilon, roles.reasons)
+    return DerivedKernel(model, program, problem, float(rows), epsilon, roles.reasons)
 
 
 def _by_gradient(m_step: Any, sites: Mapping[str, Parameter]) -> frozenset[str] | None:
@@ -280,5 +338,19 @@ def _by_gradient(m_step: Any, sites: Mapping[str, Parameter]) -> frozenset[str] 
     return frozenset(site for site, how in choices.items() if how == "gradient")
 
 
-def _array(value: Any) -> Any:
-    return jnp.asarray(value) if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+def with_arrays(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[jax.Array, ...]]:
+    """Give a model as a program of its arrays alone: sizes, names and flags stay what they are."""
+    leaves, tree = jax.tree.flatten((args, dict(kwargs)))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | np.generic | jax.Array)]
+
+    def program(*arrays: Any) -> Any:
+        filled = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        given, named = jax.tree.unflatten(tree, filled)
+        return model(*given, **named)
+
+    program.__name__ = getattr(model, "__name__", type(model).__name__)
+    return program, tuple(jnp.asarray(leaves[place]) for place in places)

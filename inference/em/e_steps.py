@@ -123,7 +123,7 @@ class Hard:
                 f"`e_step='hard'` is for discrete and Gaussian latents, and '{bound.latents[0]}' is Gamma "
                 "given the rest: choose 'exact'."
             )
-        return HardStep(exact)
+        return HardConditionalStep(exact) if isinstance(exact, ConditionalStep) else HardStep(exact)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,23 +142,15 @@ class HardStep:
     ) -> tuple[Any, Array]:
         """Give the best completion, and the log joint with it."""
         del sharpness
-        posterior, _ = self.exact.infer(parameters, args, kwargs, HARDNESS)
-        if isinstance(self.exact, ConditionalStep):
-            posterior = self._best(posterior, parameters, args, kwargs)
+        posterior = self.best(
+            self.exact.infer(parameters, args, kwargs, HARDNESS)[0], parameters, args, kwargs
+        )
         return posterior, self.exact.expected(parameters, posterior, args, kwargs)
 
-    def _best(self, posterior: Completions, parameters: Parameters, args: Any, kwargs: Any) -> Completions:
-        exact: ConditionalStep = self.exact
-
-        def at_mode(mean: Array, choice: Array) -> Array:
-            return exact.log_joint(exact.unflatten(mean), choice, parameters, args, kwargs).rows
-
-        heights = jax.vmap(at_mode)(posterior.mean, jnp.arange(exact.combinations))
-        weights = jax.nn.one_hot(jnp.argmax(heights, axis=0), exact.combinations, axis=0)
-        values = jax.vmap(exact.unflatten)(posterior.mean)
-        return posterior._replace(
-            values={name: value[:, None] for name, value in values.items()}, weights=weights
-        )
+    def best(self, posterior: Any, parameters: Parameters, args: Any, kwargs: Any) -> Any:
+        """Give the best completion; of discrete latents the sharpened posterior is it."""
+        del parameters, args, kwargs
+        return posterior
 
     def expected(self, parameters: Parameters, posterior: Any, args: Any, kwargs: Any) -> Array:
         """Log joint of the completion at θ'."""
@@ -167,6 +159,27 @@ class HardStep:
     def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Any:
         """Give a random posterior."""
         return self.exact.noise(key, scale, parameters, args, kwargs)
+
+
+class HardConditionalStep(HardStep):
+    """The best completion of continuous latents: their mode, at each row's best discrete combination."""
+
+    def best(self, posterior: Completions, parameters: Parameters, args: Any, kwargs: Any) -> Completions:
+        """Give the modes as completions, one for each combination, and all weight to the highest."""
+        exact: ConditionalStep = self.exact
+
+        def height(mean: Array, choice: Array) -> Array:
+            return exact.log_joint(exact.unflatten(mean), choice, parameters, args, kwargs).rows
+
+        heights = jax.vmap(height)(posterior.mean, jnp.arange(exact.combinations))
+        weights = jax.nn.one_hot(jnp.argmax(heights, axis=0), exact.combinations, axis=0)
+        values = jax.vmap(exact.unflatten)(posterior.mean)
+        at_modes = {name: value[:, None] for name, value in values.items()}
+        return posterior._replace(values=at_modes, weights=weights)
+
+    def means(self, posterior: Completions) -> dict[str, Array]:
+        """Give the best completion of each continuous latent."""
+        return self.exact.means(posterior)
 
 
 def check_range(name: str, value: Any, least: float) -> None:

@@ -47,13 +47,25 @@ class Joint:
         factors = run_enumerated(self.program, args, kwargs, self.sites, parameters).factors
         return {name: factor for name, factor in factors.items() if name not in self.ignored}
 
-    def log_marginal(self, factors: Mapping[str, Any], tables: Mapping[str, Array]) -> Array:
-        """Log Σ_z exp Σ_f of the absorbed factors, with `tables` in place of theirs."""
+    def log_marginal(
+        self,
+        factors: Mapping[str, Any],
+        tables: Mapping[str, Array],
+        added: Mapping[str, Array] | None = None,
+    ) -> Array:
+        """Log Σ_z exp Σ_f of the absorbed factors, with `tables` in place of theirs.
+
+        `added` are tables, latent → (places..., K), added to the latents' log probabilities.
+        """
+        from triptych.inference.chain_elimination import perturbations
         from triptych.inference.elimination import eliminate
 
         if not self.absorbed:
             return jnp.zeros(())
-        return eliminate([factors[name]._replace(table=tables[name]) for name in self.absorbed], self.sites)
+        present = [factors[name]._replace(table=tables[name]) for name in self.absorbed]
+        for name, table in (added or {}).items():
+            present += perturbations(name, table, self.sites)
+        return eliminate(present, self.sites)
 
     def log_density(self, parameters: Parameters, args: Any, kwargs: Any) -> Array:
         """Log p(x, θ), the discrete latents summed out and what is ignored left out (nats)."""
@@ -84,10 +96,17 @@ class Joint:
         tables = {
             name: scale * jax.random.normal(one, factors[name].table.shape, factors[name].table.dtype)
             for name, one in zip(self.absorbed, keys, strict=False)
-            if name in self.sites.latents
+            if name in self.sites.latents and factors[name].chain is None
         }
         zeros = {name: jnp.zeros_like(factors[name].table) for name in self.absorbed}
-        return jax.grad(lambda t: self.log_marginal(factors, t))({**zeros, **tables})
+        chains = {name: latent for name, latent in self.sites.latents.items() if latent.chain is not None}
+        keys = jax.random.split(jax.random.fold_in(key, 1), max(len(chains), 1))
+        # Each step of a chain gets noise of its own, though its transitions are one table for all.
+        noise = {
+            name: scale * jax.random.normal(one, latent.places)
+            for one, (name, latent) in zip(keys, chains.items(), strict=False)
+        }
+        return jax.grad(lambda t: self.log_marginal(factors, t, noise))({**zeros, **tables})
 
     def expected(self, parameters: Parameters, posterior: Weights, args: Any, kwargs: Any) -> Array:
         """Q(θ'): the expected log joint under the weights `posterior` (nats)."""

@@ -11,7 +11,8 @@ import xarray as xr
 
 from triptych.inference.em.kernel import Kernel, Review, Start
 from triptych.inference.em.loop import Run
-from triptych.inference.em.posterior import laplace_posterior
+from triptych.inference.em.posterior import HESSIAN_WORK, laplace_posterior
+from triptych.inference.em.uncertainty import curvature_groups
 from triptych.inference.fit import Fit
 from triptych.inference.status import Finding, Status, say
 from triptych.inference.timing import Stopwatch
@@ -51,6 +52,11 @@ def assemble_fit(
         found.append(say(Finding(status.name, status.value)))
     tree, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
     found += [say(finding) for finding in more]
+    if em.draws and kernel.hessian_work <= HESSIAN_WORK:
+        groups, more = curvature_groups(kernel, parameters, status.ok)
+        found += [say(finding) for finding in more]
+        for name, group in groups.items():
+            tree[name] = xr.DataTree(group)
     tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
     return Fit(
         method="em",
@@ -72,6 +78,8 @@ def assemble_fit(
             "update": em.update,
             "draws": em.draws,
             "latents": None if em.latents is None else list(em.latents),
+            "e_step": em.e_step if isinstance(em.e_step, str) else repr(em.e_step),
+            "m_step": em.m_step if isinstance(em.m_step, str) else repr(em.m_step),
         },
     )
 

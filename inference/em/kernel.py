@@ -97,6 +97,15 @@ class Kernel(Protocol):
         ...
 
     @property
+    def supports(self) -> Mapping[str, Any]:
+        """Site → NumPyro constraint, of the sites that the step moves, in the units of the step."""
+        ...
+
+    def natural_errors(self, errors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Give standard errors of the step's parameters in the user's units."""
+        ...
+
+    @property
     def hessian_work(self) -> float:
         """Rows × parameters², what `approximate` costs."""
         ...

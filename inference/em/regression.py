@@ -180,3 +180,21 @@ class RegressionProblem:
         objective = log_joint(self.moments, self.hyper, precision, noise) + self.constant
         precision, noise = STEPS[self.update](self.moments, self.hyper, precision, noise)
         return {"lambda": precision, "beta": noise}, objective, ()
+
+    def infer(self, parameters: Parameters) -> tuple[tuple[Array, Array], Array]:
+        """E-step: E[wᵀw] and E|y − b − Xw|² at θ, and the log joint there in nats."""
+        precision, noise = parameters["lambda"], parameters["beta"]
+        square, trace, misfit, spread = expectations(self.moments, precision, noise)
+        objective = log_joint(self.moments, self.hyper, precision, noise) + self.constant
+        return (square + trace, misfit + spread), objective
+
+    def expected(self, parameters: Parameters, posterior: tuple[Array, Array]) -> Array:
+        """Q(θ') = (D/2 + a) log λ − (E[wᵀw]/2 + b) λ and the same of β, nats up to a constant."""
+        hyper, moments = self.hyper, self.moments
+        squares = zip(
+            (parameters["lambda"], parameters["beta"]),
+            (moments.columns / 2 + hyper.lambda_shape, moments.rows / 2 + hyper.beta_shape),
+            (posterior[0] / 2 + hyper.lambda_rate, posterior[1] / 2 + hyper.beta_rate),
+            strict=True,
+        )
+        return jnp.asarray(sum(shape * jnp.log(value) - rate * value for value, shape, rate in squares))

@@ -101,6 +101,15 @@ class RegressionKernel:
         return mean, np.eye(len(self.rotation)) / precision + shrink @ self.rotation.T
 
     @property
+    def supports(self) -> dict[str, Any]:
+        """Site → NumPyro constraint."""
+        return {"lambda": constraints.positive, "beta": constraints.positive}
+
+    def natural_errors(self, errors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Give standard errors in the data's units: they are."""
+        return dict(errors)
+
+    @property
     def hessian_work(self) -> float:
         """Nothing: two parameters, and no row is read again."""
         return 0.0
@@ -117,8 +126,7 @@ class RegressionKernel:
             flat = 0.5 * jnp.log(2 * jnp.pi / (theta["beta"] * moments.rows))
             return jnp.asarray(value + (flat if self.intercept else 0.0))
 
-        supports = {"lambda": constraints.positive, "beta": constraints.positive}
-        gaussian = laplace_from_density(log_density, parameters, supports, objective=objective)
+        gaussian = laplace_from_density(log_density, parameters, self.supports, objective=objective)
         samples = {site: np.asarray(value) for site, value in gaussian.draws(key, draws).items()}
         random, singular = generator(jax.random.fold_in(key, 1)), np.asarray(moments.singular)
         precision, noise = samples["lambda"][0][:, None], samples["beta"][0][:, None]

@@ -14,7 +14,7 @@ posterior is met exactly by the "full" family.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from triptych.inference.em.expected import Joint, Weights, joint_of
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.proof import common_plate
 from triptych.inference.em.quasi_newton import descend
+from triptych.inference.laplace import Laplace
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
@@ -42,7 +43,7 @@ class Guide(NamedTuple):
     values: Mapping[str, Array]
     weights: Weights
     location: Array  # (R, D)
-    scale: Array  # (R, D, D), lower triangular, the diagonal as logarithms
+    scale: Array  # (R, D) log L_ii, then in the full family (R, D(D − 1)/2) what stands below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,15 +120,20 @@ class VariationalStep:
 
     def begin(self) -> dict[str, Array]:
         """Give the guide to start from: N(0, 0.1² I) in unconstrained space."""
-        shape = (self.rows, self.width)
+        below = self.width * (self.width - 1) // 2 if self.full else 0
+        scale = np.append(np.full(self.width, np.log(0.1)), np.zeros(below))
         return {
-            LOCATION: jnp.zeros(shape),
-            SCALE: np.log(0.1) * jnp.broadcast_to(jnp.eye(self.width), (*shape, self.width)),
+            LOCATION: jnp.zeros((self.rows, self.width)),
+            SCALE: jnp.broadcast_to(scale, (self.rows, len(scale))),
         }
 
     def carry(self, posterior: Guide) -> dict[str, Array]:
         """Give the guide for the next step."""
         return {LOCATION: posterior.location, SCALE: posterior.scale}
+
+    def at(self, parameters: Parameters) -> Guide:
+        """Give the guide that travels with θ, as it is; without nodes."""
+        return Guide({}, {}, parameters[LOCATION], parameters[SCALE])
 
     def bound(
         self, guide: tuple[Array, Array], nodes: Array, parameters: Parameters, args: Any, kwargs: Any
@@ -140,7 +146,7 @@ class VariationalStep:
             values = {**parameters, **self.space.constrain(u)}
             return self.joint.log_density(values, args, kwargs) + self.space.log_jacobian(u)
 
-        log_det = jnp.sum(jnp.diagonal(scale, axis1=-2, axis2=-1))
+        log_det = jnp.sum(scale[:, : self.width])
         return jax.vmap(one)(nodes) + log_det + 0.5 * self.space.size * (1.0 + np.log(2.0 * np.pi))
 
     def infer(
@@ -152,7 +158,7 @@ class VariationalStep:
         nodes = jnp.asarray(self.nodes)
 
         def loss(guide: tuple[Array, Array]) -> Array:
-            return -jnp.mean(self.bound(guide, nodes, theta, args, kwargs))
+            return -self.log_density({**theta, LOCATION: guide[0], SCALE: guide[1]}, args, kwargs)
 
         location, scale = guide = descend(loss, start, self.steps)
         flat = jax.vmap(lambda node: self._place(location, scale, node))(nodes)
@@ -176,6 +182,12 @@ class VariationalStep:
         location = 0.3 * scale * jax.random.normal(key, start[LOCATION].shape)
         return self.infer({**parameters, **start, LOCATION: location}, args, kwargs)[0]
 
+    def log_density(self, parameters: Parameters, args: Any, kwargs: Any) -> Array:
+        """ELBO(q, θ) at the guide that travels with θ, nats."""
+        theta = {name: value for name, value in parameters.items() if name not in (LOCATION, SCALE)}
+        guide = (parameters[LOCATION], parameters[SCALE])
+        return jnp.mean(self.bound(guide, jnp.asarray(self.nodes), theta, args, kwargs))
+
     def means(self, posterior: Guide) -> dict[str, Array]:
         """Posterior mean of each continuous latent under the guide."""
         return {name: jnp.mean(value, axis=0) for name, value in posterior.values.items()}
@@ -187,16 +199,53 @@ class VariationalStep:
 
     def _place(self, location: Array, scale: Array, node: Array) -> Array:
         """Give u = m + L ε as the flat vector that the program's sites are cut from."""
-        diagonal = jnp.exp(jnp.diagonal(scale, axis1=-2, axis2=-1))
-        u = location + diagonal * node
+        u = location + jnp.exp(scale[:, : self.width]) * node
         if self.full:
-            u = u + jnp.einsum("rij,rj->ri", jnp.tril(scale, -1), node)
+            row, column = np.tril_indices(self.width, -1)
+            u = u.at[:, row].add(scale[:, self.width :] * node[:, column])
         pieces, start = [], 0
         for shape in self.space.shapes:
             size = int(np.prod(shape)) // self.rows
             pieces.append(u[:, start : start + size].ravel())
             start += size
         return jnp.concatenate(pieces)
+
+
+def profile(
+    gaussian: Laplace, sites: tuple[str, ...]
+) -> tuple[Laplace, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    """Take the guide out of a Gaussian over (θ, guide): what is left is that of the profile max_q ELBO(q, θ).
+
+    Its covariance is the block of θ; the guide follows θ as q(θ) ≈ q̂ + Σ_qθ Σ_θθ⁻¹ (θ − θ̂).
+
+    Returns
+    -------
+    The Gaussian of θ, and the guides (S, …) that go with draws (S, p) of θ in unconstrained space.
+    """
+    space = gaussian.coordinates
+    supports = dict(zip(space.sites, space.supports, strict=True))
+    shapes = {name: np.shape(value) for name, value in gaussian.parameters.items()}
+    inner = coordinates({name: (shapes[name], supports[name]) for name in sites})
+    size, covariance = inner.size, np.asarray(gaussian.covariance)
+    values, vectors = np.linalg.eigh(covariance[:size, :size])
+    good = values > np.finfo(float).eps * size * values[-1]
+    slope = covariance[size:, :size] @ (vectors[:, good] / values[good]) @ vectors[:, good].T
+    log_evidence = None
+    if gaussian.log_evidence is not None and np.all(good):
+        log_evidence = gaussian.log_density + 0.5 * (size * np.log(2 * np.pi) + np.sum(np.log(values)))
+    factor = vectors[:, good] * np.sqrt(values[good])
+    mode = gaussian.mode
+    reduced = Laplace(
+        inner, mode[:size], factor, gaussian.log_density, log_evidence, gaussian.findings, gaussian.density
+    )
+
+    def follow(draws: np.ndarray) -> dict[str, np.ndarray]:
+        flat = mode[size:] + (draws - mode[:size]) @ slope.T
+        cut = int(np.prod(shapes[LOCATION]))
+        parts = {LOCATION: flat[:, :cut], SCALE: flat[:, cut:]}
+        return {name: value.reshape(-1, *shapes[name]) for name, value in parts.items()}
+
+    return reduced, follow
 
 
 def latin_hypercube(draws: int, rows: int, width: int, *, whiten: bool) -> np.ndarray:

@@ -1,0 +1,150 @@
+"""Observed information of EM's optimum by two routes, the fraction of it that is missing, and the slope left.
+
+In unconstrained coordinates φ at the optimum, with J(φ) the objective and Q(φ' | φ) what the M-step climbs,
+
+    I_obs = −∂²Q/∂φ'² − ∂²Q/∂φ'∂φ  at φ' = φ       (Oakes 1999): from what the M-step climbs
+          = −∂²J/∂φ²                              the Hessian of the log marginal, along random directions
+    I_com = −∂²Q/∂φ'²                             the information, had the latents been seen
+    rate  = I_com⁻¹ ∂²Q/∂φ'∂φ                     the Jacobian of the EM map (Dempster, Laird & Rubin 1977)
+
+The eigenvalues of the rate are the fractions of missing information along its directions; the largest is EM's
+rate of convergence. Standard errors are √diag(∂θ/∂φ I_obs⁻¹ (∂θ/∂φ)ᵀ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.fold import expected, infer
+from triptych.inference.laplace import principal_factor
+from triptych.inference.unconstrained import coordinates
+
+__all__ = ["Information", "View", "information", "view_of"]
+
+BATCH = 8  # columns of a Hessian at once
+DIRECTIONS = 4  # random directions along which the second route looks
+
+
+class View(NamedTuple):
+    """An EM problem as functions of its parameters.
+
+    `infer(θ)` gives the posterior of the latents and J(θ); `expected(θ', posterior)` is Q(θ' | θ); nats.
+    """
+
+    infer: Callable[[Parameters], tuple[Any, Array]]
+    expected: Callable[[Parameters, Any], Array]
+
+
+def view_of(problem: Any) -> View:
+    """Look at a bound problem: one with functions of its own, or one that is a fold over rows."""
+    if hasattr(problem, "expected"):
+        return View(problem.infer, problem.expected)
+    return View(partial(infer, problem), partial(expected, problem))
+
+
+class Information(NamedTuple):
+    """What the curvature at an optimum says.
+
+    Attributes
+    ----------
+    standard_errors : site → array of its shape; NaN along what has no curvature.
+    missing : (p,) fractions of missing information, largest first.
+    gradient : (p,) ∂J/∂φ at the optimum, nats; `names` its coordinates.
+    gain : nats that a Newton step would still gain.
+    disagreement : largest relative difference between the two routes' curvatures, over random directions.
+    """
+
+    standard_errors: dict[str, np.ndarray]
+    missing: np.ndarray
+    gradient: np.ndarray
+    names: tuple[str, ...]
+    gain: float
+    disagreement: float
+
+
+def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapping[str, Any]) -> Information:
+    """Measure the curvature at an optimum.
+
+    Parameters
+    ----------
+    view : the problem. parameters : the optimum, site → array. supports : site → NumPyro constraint.
+    """
+    space = coordinates({site: (np.shape(parameters[site]), one) for site, one in supports.items()})
+
+    size = space.size
+
+    def objective(u: Array) -> Array:
+        return view.infer(space.constrain(u))[1]
+
+    def slope(new: Array, old: Array) -> Array:
+        posterior, _ = view.infer(space.constrain(old))
+        return jax.grad(lambda u: view.expected(space.constrain(u), posterior))(new)
+
+    @jax.jit
+    def columns(theta: Parameters, directions: Array) -> tuple[Array, ...]:
+        at = space.unconstrain(theta)
+
+        def one(pair: Array) -> Array:
+            return jax.jvp(slope, (at, at), (pair[0], pair[1]))[1]
+
+        squares = jax.lax.map(one, directions, batch_size=min(BATCH, size))
+        return at, slope(at, at), squares, jax.jacfwd(space.constrain)(at)
+
+    @jax.jit
+    def along(at: Array, directions: Array) -> Array:
+        def one(direction: Array) -> Array:
+            def rate(u: Array) -> Array:
+                return jax.jvp(objective, (u,), (direction,))[1]
+
+            return jax.jvp(rate, (at,), (direction,))[1]
+
+        return jax.lax.map(one, directions)
+
+    basis, none = np.eye(size), np.zeros((size, size))
+    pairs = np.concatenate([np.stack([basis, none], 1), np.stack([none, basis], 1)])
+    theta = {site: np.asarray(parameters[site]) for site in supports}
+    point, *found, jacobian = columns(theta, pairs)
+    gradient, square = (np.asarray(value, np.float64) for value in found)
+    complete, missing = -_even(square[:size]), _even(square[size:])
+    factor, _, _ = principal_factor(complete - missing, space)
+    random = np.random.default_rng(0).standard_normal((DIRECTIONS, factor.shape[1])) @ factor.T
+    direct = -np.asarray(along(point, random), np.float64)
+    oakes = np.einsum("dp,pq,dq->d", random, complete - missing, random)
+    disagreement = float(np.max(np.abs(direct / oakes - 1.0), initial=0.0))
+    errors = _standard_errors(factor)
+    covariance = factor @ factor.T
+    natural = {}
+    for site, change in jacobian.items():
+        flat = np.asarray(change).reshape(-1, space.size)
+        variance = np.einsum("ip,pq,iq->i", flat, covariance, flat)
+        known = (flat != 0) @ (errors == 0) == 0  # no part along a direction that has no curvature
+        natural[site] = np.where(known, np.sqrt(variance), np.nan).reshape(np.shape(parameters[site]))
+    step = factor.T @ gradient
+    return Information(
+        natural,
+        _fractions(complete, missing, space),
+        gradient,
+        space.names,
+        0.5 * float(step @ step),
+        disagreement,
+    )
+
+
+def _even(square: np.ndarray) -> np.ndarray:
+    return 0.5 * (square + square.T)
+
+
+def _standard_errors(factor: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(factor**2, axis=1))
+
+
+def _fractions(complete: np.ndarray, missing: np.ndarray, space: Any) -> np.ndarray:
+    """Eigenvalues of I_com⁻¹ I_mis, largest first: those of Fᵀ I_mis F with F Fᵀ = I_com⁻¹."""
+    factor, _, _ = principal_factor(complete, space)
+    return np.linalg.eigvalsh(factor.T @ missing @ factor)[::-1]
