@@ -15,16 +15,12 @@ import funsor.sum_product
 import jax
 import jax.numpy as jnp
 
+from triptych.inference.chain_elimination import as_tensor, check_chains, contract_chains
 from triptych.inference.enumeration import Factor
 from triptych.inference.survey import Survey
 from triptych.models.errors import InputError
 
 __all__ = ["check_size", "eliminate"]
-
-
-def _tensor(factor: Factor) -> funsor.Tensor:
-    inputs = OrderedDict((name, funsor.Bint[size]) for name, size in factor.axes.items())
-    return funsor.Tensor(factor.table, inputs, "real")
 
 
 def eliminate(
@@ -41,13 +37,14 @@ def eliminate(
     keep : plates that stay, in this order, as the axes of the answer.
     scales : plate → power its product is raised to (subsampling).
     """
+    factors = _merged(contract_chains(factors, sites), sites)
     plates = frozenset(name for factor in factors for name in factor.axes if name not in sites.latents)
     every = plates | frozenset(name for factor in factors for name in factor.latents)
     with funsor.interpretations.lazy:
         lazy = funsor.sum_product.sum_product(
             funsor.ops.logaddexp,
             funsor.ops.add,
-            [_tensor(factor) for factor in factors],
+            [as_tensor(factor) for factor in factors],
             eliminate=every - frozenset(keep),
             plates=plates,
             plate_to_scale=dict(scales or {}),
@@ -57,6 +54,28 @@ def eliminate(
     order = OrderedDict((name, result.inputs[name]) for name in keep if name in result.inputs)
     shape = [result.inputs[name].size if name in result.inputs else 1 for name in keep]
     return jnp.reshape(result.align(tuple(order)).data, shape)
+
+
+def _merged(factors: Sequence[Factor], sites: Survey) -> list[Factor]:
+    """Add up factors over the same plates, one of which has all the latents of the other.
+
+    Funsor multiplies factors as exponentials, each scaled by its own maximum, which underflows where two
+    factors disagree by more than 745 nats; a sum of logarithms does not.
+    """
+    merged: list[Factor] = []
+    for factor in sorted(factors, key=lambda factor: -len(factor.axes)):
+        plates = {name for name in factor.axes if name not in sites.latents}
+        for i, host in enumerate(merged):
+            same = plates == {name for name in host.axes if name not in sites.latents}
+            if same and set(factor.axes) <= set(host.axes):
+                own = [name for name in host.axes if name in factor.axes]
+                table = jnp.transpose(factor.table, [list(factor.axes).index(name) for name in own])
+                table = jnp.reshape(table, [factor.axes.get(name, 1) for name in host.axes])
+                merged[i] = host._replace(table=host.table + table)
+                break
+        else:
+            merged.append(factor)
+    return merged
 
 
 def check_size(factors: Sequence[Factor], sites: Survey, largest: int) -> None:
@@ -69,6 +88,7 @@ def check_size(factors: Sequence[Factor], sites: Survey, largest: int) -> None:
     if not factors:
         return
     shapes = [jax.ShapeDtypeStruct(jnp.shape(factor.table), factor.table.dtype) for factor in factors]
+    check_chains(factors, sites)
     entries = max(math.prod(shape.shape) for shape in shapes)
     widest = max(factors, key=lambda factor: math.prod(factor.axes.values()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import funsor
@@ -16,6 +16,7 @@ from numpyro.contrib.funsor import enum, to_data
 from numpyro.contrib.funsor import trace as packed_trace
 from numpyro.primitives import Messenger
 
+from triptych.inference.scans import Chain, before, is_scan
 from triptych.inference.survey import Survey
 from triptych.inference.tracing import Program, tracing
 
@@ -23,12 +24,19 @@ __all__ = ["Factor", "Run", "run_enumerated"]
 
 
 class Factor(NamedTuple):
-    """One site's log probability as a table: `axes` names each axis and gives its size."""
+    """One site's log probability as a table: `axes` names each axis and gives its size.
+
+    A site in the body of a `scan` names its `chain`. Its first step is one factor; all later ones are
+    another, which has `steps` of them, the latents of the step before among its axes, and the time axis only
+    if it changes with time.
+    """
 
     table: jax.Array
     axes: Mapping[str, int]
     latents: tuple[str, ...]
     plates: tuple[str, ...]
+    chain: str | None = None
+    steps: int = 0
 
 
 class Run(NamedTuple):
@@ -42,13 +50,18 @@ class Run(NamedTuple):
 class _Enumerate(enum):
     """NumPyro's parallel enumeration, over the actual support values and every discrete latent."""
 
-    def __init__(self, sites: Survey, probes: Mapping[str, Any]) -> None:
-        self.latents, self.probes = sites.latents, probes
+    def __init__(self, sites: Survey, probes: Mapping[str, Any], recorders: Sequence[Any]) -> None:
+        self.latents, self.probes, self.sites, self.recorders = sites.latents, probes, sites, recorders
+        self.chains = iter(sites.chains)
+        self.factors: dict[str, Factor] = {}
         super().__init__(first_available_dim=-1 - sites.nesting)
 
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "control_flow":
-            return  # a scan without discrete latents needs no enumeration
+            chain = next(self.chains) if is_scan(msg) else None
+            if chain is not None:  # a scan without discrete latents needs no enumeration
+                self._scan(msg, chain)
+            return
         if msg["type"] != "sample" or msg["is_observed"] or msg["name"] not in self.latents:
             super().process_message(msg)
             return
@@ -59,6 +72,43 @@ class _Enumerate(enum):
         index = to_data(funsor.Tensor(jnp.arange(size), OrderedDict([(name, funsor.Bint[size])]), domain))
         msg["value"] = values[index + self.probes.get(name, 0)]
         msg["done"] = True
+
+    def _scan(self, msg: Any, chain: Chain) -> None:
+        """Put a scan's factors, step by step in one table each, in place of running it."""
+        from triptych.inference.chain_factors import Frame, chain_factors
+
+        outer = self.probes
+        axis = {name: _axis(name, self.latents[name].size) for name in chain.latents}
+        axis_before = {name: _axis(before(name), self.latents[name].size) for name in chain.latents}
+
+        def body(carry: Any, x: Any, probes: Sequence[Any]) -> tuple[Any, Any, dict[str, Factor]]:
+            kept = [recorder.take() for recorder in self.recorders]
+            self.probes = {**outer, **dict(zip(chain.latents, probes, strict=True))}
+            following, y = msg["args"][0](carry, x)
+            self.probes = outer
+            record, *_ = [recorder.take(old) for recorder, old in zip(self.recorders, kept, strict=True)]
+            return following, y, _pack_all(record, self.sites, in_scan=True)
+
+        outer_probes = tuple(outer.get(name, 0) for name in chain.latents)
+        counts = {name: self.latents[name].size for name in chain.latents}
+        frame = Frame(chain, axis, axis_before, outer_probes, counts)
+        factors, msg["value"] = chain_factors(msg, body, frame, self.sites)
+        self.factors.update(factors)
+
+
+def _axis(name: str, size: int) -> int:
+    """Give the dimension (from the right) that funsor keeps for an enumerated name."""
+    domain: Any = size
+    index = to_data(funsor.Tensor(jnp.arange(size), OrderedDict([(name, funsor.Bint[size])]), domain))
+    return -jnp.ndim(index)
+
+
+class _Record(packed_trace):
+    """The packed trace, whose sites can be taken out while the body of a scan is run."""
+
+    def take(self, sites: Any = None) -> Any:
+        taken, self.trace = self.trace, OrderedDict() if sites is None else sites
+        return taken
 
 
 class _Deterministic(Messenger):
@@ -71,6 +121,10 @@ class _Deterministic(Messenger):
     def postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "deterministic":
             self.values[msg["name"]] = msg["value"]
+
+    def take(self, values: Any = None) -> Any:
+        taken, self.values = self.values, {} if values is None else values
+        return taken
 
 
 def _log_prob(site: Mapping[str, Any], plate_scales: Mapping[str, float], size: int | None) -> Any:
@@ -89,13 +143,12 @@ def _log_prob(site: Mapping[str, Any], plate_scales: Mapping[str, float], size: 
     return log_prob
 
 
-def _pack(log_prob: Any, site: Mapping[str, Any], sites: Survey) -> Factor:
+def _pack(log_prob: Any, site: Mapping[str, Any], sites: Survey, in_scan: bool) -> Factor:
     """Name the axes of a log probability: plates to the right, enumerated latents to the left."""
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.dim is not None}
     names = site["infer"]["dim_to_name"]
-    if site["name"] not in sites.latents and not any(
-        size > 1 for size in jnp.shape(log_prob)[: max(0, jnp.ndim(log_prob) - sites.nesting)]
-    ):  # hangs on no latent: its own log probability
+    wide = any(size > 1 for size in jnp.shape(log_prob)[: max(0, jnp.ndim(log_prob) - sites.nesting)])
+    if not (wide or in_scan or site["name"] in sites.latents):  # hangs on no latent: its own log probability
         log_prob = jnp.reshape(log_prob, sites.batches[site["name"]])
         return Factor(log_prob, {}, (), tuple(frames[dim].name for dim in sorted(frames)))
     depth = max([jnp.ndim(log_prob), *(-dim for dim in frames)])
@@ -130,20 +183,28 @@ def run_enumerated(
     values : site → value of the continuous sites (and params, plates).
     probes : latent → an integer zero added to its enumerated index, to follow what depends on it.
     """
-    deterministic = _Deterministic()
+    deterministic, recorder = _Deterministic(), _Record()
+    enumerate_latents = _Enumerate(sites, probes or {}, (recorder, deterministic))
     with (
         handlers.block(),
-        _Enumerate(sites, probes or {}),
-        packed_trace() as record,
+        enumerate_latents,
+        recorder,
         deterministic,
-        handlers.substitute(data=dict(values)),
+        handlers.substitute(data={name: jnp.asarray(value) for name, value in values.items()}),
         tracing(program),
     ):
         program(*args, **kwargs)
+    record = recorder.trace
+    factors = _pack_all(record, sites) | enumerate_latents.factors
+    supports = {name: record[name]["fn"].support for name in sites.parameters}
+    return Run(factors, deterministic.values, supports)
+
+
+def _pack_all(record: Mapping[str, Any], sites: Survey, in_scan: bool = False) -> dict[str, Factor]:
+    """Give site → factor of a packed trace."""
     factors = {}
     for name, site in record.items():
         if site["type"] == "sample":
             size = sites.latents[name].size if name in sites.latents else None
-            factors[name] = _pack(_log_prob(site, sites.scales, size), site, sites)
-    supports = {name: record[name]["fn"].support for name in sites.parameters}
-    return Run(factors, deterministic.values, supports)
+            factors[name] = _pack(_log_prob(site, sites.scales, size), site, sites, in_scan)
+    return factors

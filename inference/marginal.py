@@ -13,6 +13,7 @@ from numpyro.infer.util import log_density
 from numpyro.primitives import Messenger
 
 from triptych.inference.program import LARGEST_TABLE, Structure, describe
+from triptych.inference.scans import is_scan, plain_run, site_of
 from triptych.inference.survey import Survey, first_value, survey
 from triptych.inference.tracing import Program, tracing
 from triptych.models.errors import InputError
@@ -32,10 +33,18 @@ class _Continuous(Messenger):
     def __init__(self, sites: Survey, plan: Any) -> None:
         self.sites, self.plan = sites, plan
         self.values: dict[str, Any] = {}
+        self.chains = iter(sites.chains)
         super().__init__()
 
     def process_message(self, msg: Any) -> None:
         name = msg.get("name")
+        if is_scan(msg):
+            chain = next(self.chains)
+            if chain is not None:
+                msg["stop"] = True
+                values = {latent: self.sites.latents[latent].values for latent in chain.latents}
+                msg["value"] = plain_run(msg, values)
+            return
         if msg["type"] == "deterministic" and name in self.plan.hidden:
             msg["stop"] = True
         elif msg["type"] == "sample" and name in self.plan.absorbed:
@@ -102,7 +111,8 @@ class Marginal:
         """
         sites = survey(self.program, args, kwargs)
         _check_parameters(parameters, sites)
-        return jnp.asarray(log_density(self, args, kwargs, dict(parameters))[0])
+        values = {name: jnp.asarray(value) for name, value in parameters.items()}
+        return jnp.asarray(log_density(self, args, kwargs, values)[0])
 
     def log_likelihood(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         """Give the pointwise log p(x_n | θ) = log Σ_z p(x_n, z | θ), in nats.
@@ -128,8 +138,9 @@ class Marginal:
             if not component.observed:
                 continue
             joint = eliminate([factors[name] for name in component.sites], sites, component.plates)
-            given = [name for name in component.sites if name not in component.observed]
-            if set(given) - set(component.latents):  # continuous sites that hang on z: log p(x, y) - log p(y)
+            given = component.given
+            if {site_of(name) for name in given} - set(component.latents):
+                # Continuous sites that hang on z: log p(x, y) - log p(y).
                 joint = joint - eliminate([factors[name] for name in given], sites, component.plates)
             answer[component.name] = joint
         for name in plan.units:
@@ -137,9 +148,42 @@ class Marginal:
                 answer[name] = factors[name].table
         return {name: answer[name] for name in plan.units}
 
+    def one_step_ahead(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Give log p(x_t | x_1, …, x_{t−1}, θ) of each chain written with `scan`, in nats.
+
+        One step after the other: log Σ α_t − log Σ α_{t−1}, α_t(k) = p(x_1, …, x_t, z_t = k | θ). Their sum
+        is the chain's log-likelihood.
+
+        Returns
+        -------
+        Unit of the likelihood → (T, plates...); units without a chain are left out.
+
+        Raises
+        ------
+        InputError : as for `log_likelihood`; or the chain meets latents from outside the scan.
+        """
+        from triptych.inference.chain_elimination import forward_sums
+        from triptych.inference.enumeration import run_enumerated
+        from triptych.inference.plan import analyse
+
+        sites = survey(self.program, args, kwargs)
+        _check_parameters(parameters, sites)
+        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
+        answer = {}
+        for component in plan.components:
+            chains = [sites.latents[name].chain for name in component.latents]
+            chain = next((name for name in chains if name is not None), None)
+            if chain is not None and component.observed:
+                joint = [factors[name] for name in component.sites]
+                sums = forward_sums(joint, sites, chain, component.plates)
+                answer[component.name] = jnp.diff(sums, axis=0, prepend=jnp.zeros_like(sums[:1]))
+        return answer
+
     def posteriors(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         """Give the posterior of each discrete latent, p(z = k | x, θ), (plates..., K).
 
+        In a chain written with `scan` time comes first, (T, plates..., K).
         It is the gradient of log p(x, θ) with respect to ε added to the latent's log probabilities:
         ∂/∂ε_k log Σ_z p(x, z) exp(ε_z) = p(z = k | x) at ε = 0, whatever the graph of the latents
         (Eisner 2016, "Inside-outside and forward-backward algorithms are just backprop").
@@ -148,8 +192,9 @@ class Marginal:
         ------
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
+        from triptych.inference.chain_elimination import perturbations
         from triptych.inference.elimination import eliminate
-        from triptych.inference.enumeration import Factor, run_enumerated
+        from triptych.inference.enumeration import run_enumerated
         from triptych.inference.plan import analyse
 
         sites = survey(self.program, args, kwargs)
@@ -160,17 +205,13 @@ class Marginal:
         factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
         absorbed = [factors[name] for name in plan.absorbed]
 
-        def log_marginal(perturbations: dict[str, jax.Array]) -> jax.Array:
-            added = []
-            for name, table in perturbations.items():
-                latent = sites.latents[name]
-                axes = dict(zip((*latent.plates, name), table.shape, strict=True))
-                added.append(Factor(table, axes, (name,), latent.plates))
-            return eliminate([*absorbed, *added], sites)
+        def log_marginal(added: dict[str, jax.Array]) -> jax.Array:
+            extra = [one for name, table in added.items() for one in perturbations(name, table, sites)]
+            return eliminate([*absorbed, *extra], sites)
 
         dtype = jnp.result_type(*(factor.table for factor in absorbed))
         return jax.grad(log_marginal)(
-            {name: jnp.zeros((*latent.shape, latent.size), dtype) for name, latent in sites.latents.items()}
+            {name: jnp.zeros(latent.places, dtype) for name, latent in sites.latents.items()}
         )
 
 

@@ -12,6 +12,7 @@ from jax.extend.core import Literal
 
 from triptych.inference.elimination import check_size
 from triptych.inference.enumeration import Factor, run_enumerated
+from triptych.inference.scans import site_of
 from triptych.inference.survey import Survey, some_values
 from triptych.inference.tracing import Program
 from triptych.models.errors import InputError
@@ -22,11 +23,13 @@ __all__ = ["Component", "Plan", "analyse", "depends_on"]
 class Component(NamedTuple):
     """Latents that meet, directly or through other latents, and everything that hangs on them.
 
-    `plates` are those that all of them share: the unit of the likelihood, left to right.
+    `sites` are names of factors, and `given` those of no data site. `plates` are those that all latents
+    share: the unit of the likelihood, left to right. A chain's time is no plate: its unit is the chain.
     """
 
     latents: tuple[str, ...]
     sites: tuple[str, ...]
+    given: tuple[str, ...]
     observed: tuple[str, ...]
     plates: tuple[str, ...]
 
@@ -52,9 +55,18 @@ class Plan(NamedTuple):
 def _check_reach(name: str, factor: Factor, reached: Collection[str], sites: Survey) -> None:
     """Refuse a site on which enumeration would silently give the wrong sum."""
     for latent in reached:
-        if latent == name:
+        if latent == site_of(name):
             continue
         plates, size = sites.latents[latent].plates, sites.latents[latent].size
+        if (
+            size > 1
+            and latent not in factor.latents
+            and sites.latents[latent].chain not in (None, factor.chain)
+        ):
+            raise InputError(
+                f"site '{name}' hangs on what a `scan` hands back of its discrete latent '{latent}', which "
+                f"the sum over the chain cannot follow: move '{name}' into the scan's body."
+            )
         if size > 1 and latent not in factor.latents:
             raise InputError(
                 f"site '{name}' depends on the discrete latent '{latent}' through an operation that mixes "
@@ -96,6 +108,8 @@ def analyse(
         _check_reach(name, factor, next(reached), sites)
         if factor.latents or name in sites.latents:
             absorbed[name] = factor.latents
+        elif factor.chain:  # of a scan's body, which goes as a whole
+            absorbed[name] = next(one.latents for one in sites.chains if one and one.name == factor.chain)
     for name in supports:
         _check_support(name, next(reached))
     if absorbed:
@@ -124,7 +138,7 @@ def _components(absorbed: Mapping[str, tuple[str, ...]], sites: Survey) -> tuple
     """Join latents that meet in a factor, each group with its sites, in program order."""
     groups: list[set[str]] = []
     for name, latents in absorbed.items():
-        joined = {*latents, *({name} & set(sites.latents))}
+        joined = {*latents, *({site_of(name)} & set(sites.latents))}
         for group in [group for group in groups if group & joined]:
             joined |= group
             groups.remove(group)
@@ -133,10 +147,11 @@ def _components(absorbed: Mapping[str, tuple[str, ...]], sites: Survey) -> tuple
     for group in sorted(groups, key=lambda group: min(map(list(sites.latents).index, group))):
         latents = tuple(name for name in sites.latents if name in group)
         members = tuple(name for name, of in absorbed.items() if name in group or group & set(of))
-        observed = tuple(name for name in members if name in sites.observed)
+        observed = tuple(dict.fromkeys(site_of(name) for name in members if site_of(name) in sites.observed))
+        given = tuple(name for name in members if site_of(name) not in sites.observed)
         shared = set.intersection(*(set(sites.latents[name].plates) for name in latents))
         plates = tuple(plate for plate in sites.latents[latents[0]].plates if plate in shared)
-        components.append(Component(latents, members, observed, plates))
+        components.append(Component(latents, members, given, observed, plates))
     return tuple(components)
 
 

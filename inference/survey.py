@@ -13,6 +13,7 @@ from jax.core import Tracer
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from triptych.inference.scans import Chain, check_scan, is_scan, plain_run, step_inputs
 from triptych.inference.tracing import Program, tracing
 from triptych.models.errors import InputError
 
@@ -29,16 +30,27 @@ class Parameter(NamedTuple):
 
 
 class Latent(NamedTuple):
-    """A discrete latent: plates and their sizes (left to right), and its support values, (K, *event)."""
+    """A discrete latent: plates and their sizes (left to right), and its support values, (K, *event).
+
+    One in the body of a `scan` has a `chain`, the name of its time axis, which comes before its plates.
+    """
 
     plates: tuple[str, ...]
     shape: tuple[int, ...]
     values: np.ndarray
+    chain: str | None = None
+    steps: int = 0
 
     @property
     def size(self) -> int:
         """The number K of values."""
         return len(self.values)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Shape of its posterior: (plates..., K), in a chain (T, plates..., K)."""
+        times = () if self.chain is None else (self.steps,)
+        return (*times, *self.shape, self.size)
 
 
 class Survey(NamedTuple):
@@ -51,6 +63,7 @@ class Survey(NamedTuple):
     scales: Mapping[str, float]  # subsampled plate → size / subsample size
     random: Mapping[str, int]  # plate whose subsample is drawn with a key from outside → its size
     batches: Mapping[str, tuple[int, ...]]  # site → shape of its log probability
+    chains: tuple[Chain | None, ...] = ()  # for each `scan` in turn; None where it has no discrete latent
 
 
 def feasible(site: Any) -> Any:
@@ -95,11 +108,17 @@ class _Sites(Messenger):
         self.sites: dict[str, dict[str, Any]] = {}
         self.values: dict[str, np.ndarray] = {}
         self.random: dict[str, int] = {}
+        self.chains: list[Chain | None] = []
+        self.depth = 0
         super().__init__()
 
     def process_message(self, msg: Any) -> None:
-        if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
-            msg["kwargs"]["rng_key"] = jax.random.key(0)
+        if msg["type"] == "control_flow":
+            if msg["kwargs"]["rng_key"] is None:
+                msg["kwargs"]["rng_key"] = jax.random.key(0)
+            if is_scan(msg):
+                self._scan(msg)
+            return
         if msg["type"] == "plate" and msg["value"] is None and msg["kwargs"]["rng_key"] is None:
             self.random[msg["name"]] = msg["args"][1]
         if msg["type"] != "sample" or msg["is_observed"] or not is_discrete(msg["fn"]):
@@ -107,16 +126,43 @@ class _Sites(Messenger):
         name, fn = msg["name"], msg["fn"]
         if msg.get("_control_flow_done"):
             raise InputError(
-                f"the discrete latent '{name}' is inside numpyro's `scan`, which cannot be summed out here: "
-                "write the loop in Python, over `numpyro.contrib.funsor.markov(range(...))`."
+                f"the discrete latent '{name}' is inside numpyro's `cond`, which cannot be summed out: draw "
+                "it before, and choose between the two distributions with `jnp.where`."
             )
         self.values[name] = support_values(name, fn)
         value = first_value(self.values[name], fn)
         msg["value"] = jnp.broadcast_to(value, fn.shape())
 
     def postprocess_message(self, msg: Any) -> None:
-        if msg["type"] in ("sample", "plate"):
+        if msg["type"] in ("sample", "plate") or (msg["type"] == "param" and self.depth):
             self.sites[msg["name"]] = dict(msg)
+
+    def _scan(self, msg: Any) -> None:
+        """Look at one step of a scan's body; if it has a discrete latent, record the body as a chain."""
+        f, init, *_ = msg["args"]
+        steps, at = step_inputs(msg)
+        if steps == 0:
+            return
+        kept, self.sites, random = self.sites, {}, dict(self.random)
+        self.depth += 1
+        with handlers.seed(rng_seed=jax.random.key(0)):
+            f(init, at(0))
+        self.depth -= 1
+        inner, self.sites, self.random = self.sites, kept, random
+        latents = tuple(name for name in inner if name in self.values)
+        chain = None
+        if latents:
+            check_scan(msg, inner, latents, self.depth > 0)
+            sites = tuple(name for name, site in inner.items() if site["type"] == "sample")
+            chain = Chain(f"time of {latents[0]}", steps, latents, sites)
+            repeated = [name for name in sites if name in self.sites]
+            if repeated:
+                raise InputError(f"two sites are called '{repeated[0]}': rename the one in the `scan`.")
+            for name in inner:
+                self.sites[name] = inner[name] | {"chain": chain}
+            msg["value"] = plain_run(msg, self.values)
+        if not self.depth:
+            self.chains.append(chain)
 
 
 def support_values(name: str, fn: Any) -> np.ndarray:
@@ -206,13 +252,19 @@ def _read(record: _Sites, supports: Mapping[str, Any]) -> Survey:
             if subsample is not None and subsample != size:
                 scales[name] = size / subsample
             continue
+        chain = site.get("chain")
         batches[name] = _batch_shape(site)
         nesting = max([nesting, len(batches[name]), *(-f.dim for f in _frames(site))])
         if name in record.values:
             latents[name] = _read_latent(name, site, record.values[name])
+            if chain is not None:
+                latents[name] = latents[name]._replace(chain=chain.name, steps=chain.steps)
         elif site["is_observed"]:
-            observed[name] = jnp.shape(site["value"])
+            times = () if chain is None else (chain.steps,)
+            observed[name] = (*times, *jnp.shape(site["value"]))
         else:
             plates = tuple(frame.name for frame in _frames(site))
             parameters[name] = Parameter(jnp.shape(site["value"]), supports[name], plates=plates)
-    return Survey(parameters, latents, observed, nesting, scales, record.random, batches)
+    return Survey(
+        parameters, latents, observed, nesting, scales, record.random, batches, tuple(record.chains)
+    )

@@ -209,15 +209,6 @@ def crossed_plates(x):
         numpyro.sample("y", dist.Normal(MEANS[a] * MEANS[b], 1), obs=x.reshape(2, 2))
 
 
-def latent_in_scan(x):
-    def step(z, y):
-        z = numpyro.sample("z", dist.Categorical(jnp.eye(2)[z] * 0.8 + 0.1))
-        numpyro.sample("x", dist.Normal(MEANS[z], 1), obs=y)
-        return z, None
-
-    scan(step, 0, x)
-
-
 def moving_support(x):
     z = numpyro.sample("z", dist.Categorical(WEIGHTS))
     y = numpyro.sample("y", dist.Uniform(0, 1.0 + z))
@@ -244,7 +235,6 @@ def wrong_shape(x):
         (sums_over_latent, ["'y'", "'z'", "elementwise"]),
         (outside_the_plate, ["'y'", "'z'", "'rows'"]),
         (crossed_plates, ["'a'", "'b'", "plate"]),
-        (latent_in_scan, ["'z'", "scan", "markov"]),
         (moving_support, ["'y'", "'z'", "support"]),
         (breaks, ["breaks", "'x'", "NameError", "undefined"]),
         (wrong_shape, ["wrong_shape", "'x'", "shape"]),
