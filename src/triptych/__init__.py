@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM
     from triptych.inference.fit import Fit
+    from triptych.inference.imputation import impute
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
     from triptych.inference.status import Status
@@ -46,6 +47,7 @@ __all__ = [
     "Status",
     "__version__",
     "compare",
+    "impute",
     "load",
     "marginal",
     "simulate",
@@ -64,6 +66,7 @@ _HOME = {
     "InputError": "triptych.models",
     "Status": "triptych.inference.status",
     "compare": "triptych.inference.compare",
+    "impute": "triptych.inference.imputation",
     "load": "triptych.inference.storage",
     "marginal": "triptych.inference.marginal",
     "simulate": "triptych.models",
