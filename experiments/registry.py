@@ -93,6 +93,7 @@ DATASETS: Mapping[str, Dataset] = {
     "attitude": Dataset(
         "attitude.csv", None, "30 departments' answers to seven questions, percent favourable"
     ),
+    "earthquakes": Dataset("earthquakes.csv", None, "major earthquakes a year, 1900–2006"),
     "tone": Dataset("tone.csv", "tuned", "150 tunings of a tone to a stretched one"),
     "election": Dataset(
         "election.csv", None, "1785 voters of 2000: 12 traits of two candidates, coded 1–4, some missing"

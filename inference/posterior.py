@@ -12,6 +12,7 @@ import xarray as xr
 
 from triptych.inference.arguments import record
 from triptych.inference.precision import matching_precision
+from triptych.inference.scans import SteadyScan
 from triptych.inference.status import Finding
 from triptych.inference.survey import feasible
 from triptych.models.errors import InputError
@@ -174,29 +175,47 @@ def pointwise(
 
     Returns
     -------
-    observed site → (chain, draw, rows), or `None` with a finding where that would not fit in memory.
+    observed site → (chain, draw, rows), or `None` with a finding where that would not fit in memory. A chain
+    alone is one unit, which nothing can be left out of: it is left out itself, with a finding.
     """
     chains, count = next(iter(samples.values())).shape[:2] if samples else (0, 0)
     if chains * count == 0:
         return None, ()
 
+    whole: set[str] = set()
+
     def one(parameters: Any) -> Any:
-        return m.log_likelihood(parameters, *args, **kwargs)
+        units = m.log_likelihood(parameters, *args, **kwargs)
+        return {name: unit for name, unit in units.items() if name not in whole}
 
     with matching_precision(samples, args, dict(kwargs)):
         flat = {site: np.reshape(v, (chains * count, *v.shape[2:])) for site, v in samples.items()}
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: jnp.asarray(v[0]), flat))
-        rows = sum(int(np.prod(shape.shape)) for shape in jax.tree.leaves(shapes))
+        chains_of = [latent for latent in m.structure(*args, **kwargs).latents.values() if latent.chain]
+        whole |= {name for name, shape in shapes.items() if chains_of and not shape.shape}
+        findings = tuple(_one_unit(name) for name in sorted(whole))
+        if whole == set(shapes):
+            return None, findings
+        rows = sum(int(np.prod(shape.shape)) for name, shape in shapes.items() if name not in whole)
         if rows * chains * count > LARGEST_LOG_LIKELIHOOD:
             finding = Finding(
                 "LOG_LIKELIHOOD_SKIPPED",
                 f"The pointwise log-likelihood of {chains * count} draws on {rows} rows was not stored "
                 f"(more than {LARGEST_LOG_LIKELIHOOD} numbers): `loo` needs it. Ask for fewer draws.",
             )
-            return None, (finding,)
+            return None, (finding, *findings)
         # Keep rows × batch bounded, so that the (batch, rows, K) tables inside stay small.
         values = in_batches(one, flat, batch=max(1, min(BATCH, 200_000 // max(rows, 1))))
-    return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, ()
+    return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, findings
+
+
+def _one_unit(name: str) -> Finding:
+    return Finding(
+        "ONE_CHAIN",
+        f"All of '{name}' is one chain, whose steps hang on each other: no step can be left out, so there is "
+        "no pointwise log-likelihood and no `loo`. `marginal(model).one_step_ahead` gives the log density of "
+        "each step given those before it.",
+    )
 
 
 def observed(
@@ -211,7 +230,8 @@ def observed(
     def values() -> dict[str, Any]:
         # Continuous sites get any value of their support: a flat prior has no draws.
         filled = handlers.substitute(source, substitute_fn=feasible)
-        trace = handlers.trace(handlers.seed(filled, jax.random.key(0))).get_trace(*args, **kwargs)
+        with SteadyScan():
+            trace = handlers.trace(handlers.seed(filled, jax.random.key(0))).get_trace(*args, **kwargs)
         return {
             name: site["value"]
             for name, site in trace.items()
