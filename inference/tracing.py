@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.primitives import Messenger, apply_stack
 
+from triptych.inference.lifted import Lift
 from triptych.inference.scans import SteadyScan
 from triptych.models.errors import InputError
 
@@ -52,7 +53,7 @@ def tracing(program: Program) -> Iterator[None]:
     """Turn whatever a program raises while it is traced into an `InputError` that names the site."""
     here = _Here()
     try:
-        with here, _WholePlates(), SteadyScan():
+        with here, _WholePlates(), SteadyScan(), Lift():
             yield
     except InputError:
         raise

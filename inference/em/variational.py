@@ -202,7 +202,7 @@ class VariationalStep:
         u = location + jnp.exp(scale[:, : self.width]) * node
         if self.full:
             row, column = np.tril_indices(self.width, -1)
-            u = u.at[:, row].add(scale[:, self.width :] * node[:, column])
+            u = jnp.asarray(u).at[:, row].add(scale[:, self.width :] * node[:, column])
         pieces, start = [], 0
         for shape in self.space.shapes:
             size = int(np.prod(shape)) // self.rows
