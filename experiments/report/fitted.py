@@ -153,7 +153,7 @@ def _images(
 def membership(run: Run, pens: Pens) -> Section | None:
     """Show how surely each row belongs to each component, and how that goes with known classes."""
     del pens
-    if not run.responsibilities:
+    if not run.responsibilities or run.chain:
         return None
     found = run.responsibilities
     guide = found[run.reference] if run.reference in found else next(iter(found.values()))

@@ -20,6 +20,7 @@ from triptych.inference import distances
 from triptych.inference.arguments import recall
 from triptych.inference.compare import Comparison, compare
 from triptych.inference.fit import Fit
+from triptych.inference.marginal import marginal
 from triptych.inference.posterior import draws
 from triptych.models.errors import InferenceWarning, InputError
 
@@ -40,6 +41,8 @@ class Run:
     columns : names of the columns, where they are known.
     target : (N,) a column kept aside, as classes, or `None`.
     responsibilities : name → (N, K).
+    chain : whether the rows are the steps of a hidden Markov chain.
+    series : (N,) the first column of a chain's data, or `None`.
     """
 
     config: Mapping[str, Any]
@@ -51,6 +54,8 @@ class Run:
     columns: tuple[str, ...]
     target: np.ndarray | None
     responsibilities: Mapping[str, np.ndarray]
+    chain: bool = False
+    series: np.ndarray | None = None
 
     @property
     def model(self) -> str:
@@ -87,7 +92,15 @@ def gather(directory: Path, comparison: Comparison | None = None) -> Run:
     x = args[0] if args and np.ndim(args[0]) == 2 else None
     columns = data.columns if data is not None else tuple(manifest.get("data", {}).get("columns") or ())
     target = data.target if data is not None and len(args) == 1 else None
-    return Run(config, manifest, fits, comparison, reference, x, columns, target, responsibilities)
+    chain = _is_chain(fits, args)
+    series = (
+        np.asarray(args[0]).reshape(len(args[0]), -1)[:, 0] if chain and args and np.ndim(args[0]) else None
+    )
+    if series is not None and any(len(table) != len(series) for table in responsibilities.values()):
+        series = None
+    return Run(
+        config, manifest, fits, comparison, reference, x, columns, target, responsibilities, chain, series
+    )
 
 
 def _document(path: Path) -> Any:
@@ -147,6 +160,16 @@ def _responsibilities(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> dict[st
         if tables and tables[0].ndim == 2:
             found[name] = np.asarray(tables[0])
     return found
+
+
+def _is_chain(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> bool:
+    for fit in fits.values():
+        try:
+            latents = marginal(fit.model).structure(*args).latents
+        except InputError:
+            continue
+        return any(latent.chain is not None for latent in latents.values())
+    return False
 
 
 def elements(fit: Fit) -> dict[str, np.ndarray]:

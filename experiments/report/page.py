@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from triptych.experiments.report.canvas import pens
+from triptych.experiments.report.chains import states
 from triptych.experiments.report.fitted import components, data_and_components, membership
 from triptych.experiments.report.gather import Run, gather
 from triptych.experiments.report.journey import way_there
@@ -26,7 +27,7 @@ __all__ = ["marked", "render", "write_report"]
 HERE = Path(__file__).resolve().parent
 # Rows of the table of numbers beyond the ones drawn; the rest is in comparison.json.
 MOST_PARAMETERS = 400
-SECTIONS = (three_panels, data_and_components, components, coefficients, membership, way_there)
+SECTIONS = (three_panels, data_and_components, components, coefficients, states, membership, way_there)
 
 
 def write_report(directory: Path, comparison: Comparison | None = None) -> Path:

@@ -22,7 +22,9 @@ def arranged(responsibilities: np.ndarray) -> np.ndarray:
     return np.lexsort((-responsibilities.max(axis=1), likely))
 
 
-def strip(responsibilities: np.ndarray, order: np.ndarray, text: str) -> Markup:
+def strip(
+    responsibilities: np.ndarray, order: np.ndarray, text: str, label: str = "rows, in the reference's order"
+) -> Markup:
     """Draw the responsibilities of all rows side by side, stacked to 1, in the components' colours."""
     table = responsibilities[order]
     parts = np.array_split(table, min(len(table), WIDEST))
@@ -44,7 +46,7 @@ def strip(responsibilities: np.ndarray, order: np.ndarray, text: str) -> Markup:
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 1])
         axes.locator_params(axis="x", nbins=7)
-        axes.set_xlabel("rows, in the reference's order")
+        axes.set_xlabel(label)
         axes.spines[["left", "bottom"]].set_visible(False)
         return canvas.picture(figure, text)
 
