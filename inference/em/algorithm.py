@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
 from triptych.inference.em.loop import Problem, Run, climb
+from triptych.inference.em.monte_carlo import MonteCarlo
+from triptych.inference.em.stochastic_fit import stochastic_fit
 from triptych.inference.fit import Fit
 from triptych.inference.precision import double_precision
 from triptych.inference.timing import stopwatch
@@ -62,7 +64,8 @@ class EM:
     latents : continuous sites to integrate out instead of maximising; `None` leaves the choice to the program
         (`roles.py`).
     e_step : "exact"; "hard", one best completion; "annealed", exact after flattened ones; "variational", a
-        Gaussian guide for continuous latents; or an object with `make(bound)` (`e_steps.Maker`).
+        Gaussian guide for continuous latents; "monte_carlo", draws of them by NUTS; or an object with
+        `make(bound)` (`e_steps.Maker`), such as `Variational(draws=64)`.
     m_step : "auto", closed forms where they are found and gradient steps elsewhere; "gradient"; a dict site →
         one of the two; or a function (Q, parameters) → parameters.
 
@@ -72,6 +75,8 @@ class EM:
     ------
     InputError : a setting out of range.
     """
+
+    method: ClassVar[str] = "em"
 
     model: Callable[..., Any]
     objective: str = "map"
@@ -162,13 +167,31 @@ class EM:
         with stopwatch() as watch, double_precision():
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
             first, second, third = jax.random.split(key, 3)
-            if parameters is None:
+            given = None if parameters is None else kernel.inward(parameters)
+            maker = maker_of(self.e_step)
+            if isinstance(maker, MonteCarlo):
+                return stochastic_fit(self, kernel, maker, first, given, args, kwargs, watch)
+            if given is None:
                 start = self._choose(kernel, first, second)
             else:
-                given = kernel.inward(parameters)
                 start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
             run = self._climb(kernel, start, progress)
             return assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain data, as a config writes them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["model"]
+        values["latents"] = None if self.latents is None else list(self.latents)
+        return {
+            name: value if isinstance(value, str | int | float | list | None) else repr(value)
+            for name, value in values.items()
+        }
+
+    def _problem(self, kernel: Kernel) -> Problem:
+        """Give what is climbed: the kernel's own steps."""
+        return kernel.problem
 
     def _choose(self, kernel: Kernel, first: jax.Array, second: jax.Array) -> Start:
         """Short runs from many starts on a sample of the rows; the best `restarts` go on."""
@@ -178,7 +201,7 @@ class EM:
         number = max(CANDIDATES, 2 * self.restarts) if self.starts == "portfolio" else 2 * self.restarts
         start = small.starts(first, number, self.starts)
         short = climb(
-            small.problem,
+            self._problem(small),
             start.parameters,
             tolerance=0.0,
             count=small.count,
@@ -196,7 +219,7 @@ class EM:
         block = int(np.clip(BLOCK_WORK / max(work, 1.0), 1, min(100, self.max_steps)))
         show = None if progress is None else lambda done, best: progress(done, self.max_steps, best)
         return climb(
-            kernel.problem,
+            self._problem(kernel),
             start.parameters,
             tolerance=self.tol,
             count=kernel.count,

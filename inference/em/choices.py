@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from triptych.inference.em.e_steps import Annealed, Exact, Hard, Maker
+from triptych.inference.em.monte_carlo import MonteCarlo
 from triptych.inference.em.variational import Variational
 from triptych.models.errors import InputError
 
@@ -16,6 +17,7 @@ E_STEPS: dict[str, Callable[[], Maker]] = {
     "hard": Hard,
     "annealed": Annealed,
     "variational": Variational,
+    "monte_carlo": MonteCarlo,
 }
 
 

@@ -9,6 +9,7 @@ from triptych.inference.em.derived import DerivedKernel
 from triptych.inference.em.e_steps import HardStep, exact_of
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.em.maximiser import Block
+from triptych.inference.em.monte_carlo import MonteCarloStep
 from triptych.inference.em.variational import VariationalStep
 
 __all__ = ["Explanation", "Line", "explain"]
@@ -95,6 +96,9 @@ def _latents(e_step: Any, kernel: DerivedKernel) -> list[Line]:
         what = "one covariance" if e_step.full else "mean field"
         count = f"{e_step.rows} blocks" if e_step.rows > 1 else "one block"
         how = f"Gaussian guide, {what}, {count} of {e_step.width}; {len(e_step.nodes)} nodes"
+        lines += [Line(name, "latent", how, f"{kernel.reasons[name]}; chosen") for name in e_step.space.sites]
+    elif isinstance(e_step, MonteCarloStep):
+        how = f"draws by NUTS, {e_step.space.size} coordinates"
         lines += [Line(name, "latent", how, f"{kernel.reasons[name]}; chosen") for name in e_step.space.sites]
     return lines
 

@@ -59,7 +59,7 @@ def assemble_fit(
             tree[name] = xr.DataTree(group)
     tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
     return Fit(
-        method="em",
+        method=em.method,
         model=kernel.model,
         status=status,
         seconds=watch.seconds,
@@ -69,18 +69,7 @@ def assemble_fit(
         data=tree,
         evidence=evidence,
         findings=tuple(found),
-        settings={
-            "objective": em.objective,
-            "restarts": em.restarts,
-            "tol": em.tol,
-            "max_steps": em.max_steps,
-            "starts": em.starts,
-            "update": em.update,
-            "draws": em.draws,
-            "latents": None if em.latents is None else list(em.latents),
-            "e_step": em.e_step if isinstance(em.e_step, str) else repr(em.e_step),
-            "m_step": em.m_step if isinstance(em.m_step, str) else repr(em.m_step),
-        },
+        settings=em.settings,
     )
 
 

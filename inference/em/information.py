@@ -23,9 +23,9 @@ import numpy as np
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fold import expected, infer
 from triptych.inference.laplace import principal_factor
-from triptych.inference.unconstrained import coordinates
+from triptych.inference.unconstrained import Coordinates, coordinates
 
-__all__ = ["Information", "View", "information", "view_of"]
+__all__ = ["Information", "View", "fractions", "information", "natural_errors", "view_of"]
 
 BATCH = 8  # columns of a Hessian at once
 DIRECTIONS = 4  # random directions along which the second route looks
@@ -117,18 +117,11 @@ def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapp
     direct = -np.asarray(along(point, random), np.float64)
     oakes = np.einsum("dp,pq,dq->d", random, complete - missing, random)
     disagreement = float(np.max(np.abs(direct / oakes - 1.0), initial=0.0))
-    errors = _standard_errors(factor)
-    covariance = factor @ factor.T
-    natural = {}
-    for site, change in jacobian.items():
-        flat = np.asarray(change).reshape(-1, space.size)
-        variance = np.einsum("ip,pq,iq->i", flat, covariance, flat)
-        known = (flat != 0) @ (errors == 0) == 0  # no part along a direction that has no curvature
-        natural[site] = np.where(known, np.sqrt(variance), np.nan).reshape(np.shape(parameters[site]))
+    natural = natural_errors(space, theta, factor, jacobian)
     step = factor.T @ gradient
     return Information(
         natural,
-        _fractions(complete, missing, space),
+        fractions(complete, missing, space),
         gradient,
         space.names,
         0.5 * float(step @ step),
@@ -140,11 +133,23 @@ def _even(square: np.ndarray) -> np.ndarray:
     return 0.5 * (square + square.T)
 
 
-def _standard_errors(factor: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.sum(factor**2, axis=1))
+def natural_errors(
+    space: Coordinates, parameters: Parameters, factor: np.ndarray, jacobian: Any = None
+) -> dict[str, np.ndarray]:
+    """Carry the errors of φ, of covariance F Fᵀ, over to θ: NaN where a part lies along no column of F."""
+    if jacobian is None:
+        jacobian = jax.jit(lambda theta: jax.jacfwd(space.constrain)(space.unconstrain(theta)))(parameters)
+    unknown = np.sum(factor**2, axis=1) == 0
+    natural = {}
+    for site, change in jacobian.items():
+        flat = np.asarray(change).reshape(-1, space.size)
+        error = np.sqrt(np.sum((flat @ factor) ** 2, axis=1))
+        known = (flat != 0) @ unknown == 0
+        natural[site] = np.where(known, error, np.nan).reshape(np.shape(parameters[site]))
+    return natural
 
 
-def _fractions(complete: np.ndarray, missing: np.ndarray, space: Any) -> np.ndarray:
+def fractions(complete: np.ndarray, missing: np.ndarray, space: Coordinates) -> np.ndarray:
     """Eigenvalues of I_com⁻¹ I_mis, largest first: those of Fᵀ I_mis F with F Fᵀ = I_com⁻¹."""
     factor, _, _ = principal_factor(complete, space)
     return np.linalg.eigvalsh(factor.T @ missing @ factor)[::-1]

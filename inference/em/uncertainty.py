@@ -11,7 +11,7 @@ import xarray as xr
 from triptych.inference.em.information import Information, information, view_of
 from triptych.inference.status import Finding
 
-__all__ = ["curvature_groups"]
+__all__ = ["curvature_groups", "dataset"]
 
 STATIONARY = 1e-3  # nats a Newton step may still gain: 1/22 of a standard error
 AGREEMENT = 1e-3  # relative, between the two routes to the information
@@ -36,12 +36,7 @@ def curvature_groups(
         return {}, ()
     point = {site: np.asarray(parameters[site]) for site in kernel.supports}
     found = information(view_of(kernel.problem), point, kernel.supports)
-    errors = xr.Dataset(
-        {
-            site: ([f"{site}_dim_{axis}" for axis in range(np.ndim(value))], value)
-            for site, value in kernel.natural_errors(found.standard_errors).items()
-        }
-    )
+    errors = dataset(kernel.natural_errors(found.standard_errors))
     ledger = xr.Dataset(
         {
             "gradient": ("coordinate", found.gradient),
@@ -53,6 +48,16 @@ def curvature_groups(
     )
     precise = kernel.epsilon < 1e-10
     return {"standard_errors": errors, "information": ledger}, _findings(found, converged, precise)
+
+
+def dataset(values: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """Give site → array as a data set, with the posterior's names of dimensions."""
+    return xr.Dataset(
+        {
+            site: ([f"{site}_dim_{axis}" for axis in range(np.ndim(value))], value)
+            for site, value in values.items()
+        }
+    )
 
 
 def _findings(found: Information, converged: bool, precise: bool) -> tuple[Finding, ...]:
