@@ -193,7 +193,8 @@ def pointwise(
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: jnp.asarray(v[0]), flat))
         chains_of = [latent for latent in m.structure(*args, **kwargs).latents.values() if latent.chain]
         whole |= {name for name, shape in shapes.items() if chains_of and not shape.shape}
-        findings = tuple(_one_unit(name) for name in sorted(whole))
+        # At a single point nobody asks for `loo`.
+        findings = tuple(_one_unit(name) for name in sorted(whole)) if chains * count > 1 else ()
         if whole == set(shapes):
             return None, findings
         rows = sum(int(np.prod(shape.shape)) for name, shape in shapes.items() if name not in whole)
