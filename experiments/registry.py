@@ -75,6 +75,7 @@ MODELS: Mapping[str, Entry] = {
 
 METHODS: Mapping[str, Entry] = {
     "em": Entry(s.EMSettings, "triptych.inference.em", "EM"),
+    "ascent": Entry(s.AscentSettings, "triptych.inference.em", "Ascent"),
     "svi": Entry(s.SVISettings, "triptych.inference.svi", "SVI"),
     "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
 }
@@ -90,6 +91,9 @@ DATASETS: Mapping[str, Dataset] = {
         "death_notices.csv", None, "1096 days of 1910–12 by notices of deaths in The Times"
     ),
     "sleepstudy": Dataset("sleepstudy.csv", "Reaction", "reaction times (ms) of 18 subjects kept from sleep"),
+    "airquality": Dataset(
+        "airquality.csv", None, "153 days of New York's air in 1973, ozone and sunlight missing on some"
+    ),
     "attitude": Dataset(
         "attitude.csv", None, "30 departments' answers to seven questions, percent favourable"
     ),

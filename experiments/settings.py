@@ -10,6 +10,7 @@ from triptych.experiments.autoguides import autoguides
 from triptych.experiments.refusal import nearest
 
 __all__ = [
+    "AscentSettings",
     "BayesianLinearRegressionSettings",
     "BernoulliMixtureSettings",
     "DataSettings",
@@ -65,6 +66,8 @@ class DataSettings(Settings):
     """The answer column: y of a regression; else kept aside for the report. `false`: there is none."""
     repeat: str | None = None
     """A column of counts: each row is taken so many times (a table of frequencies); no column of the data."""
+    labels: str | None = None
+    """A column that says of which component a row is, blank where that is not known; no column of the data."""
     missing: Literal["refuse", "keep"] = "refuse"
     """What to do with a missing cell: refuse it, or hand it to the program as NaN."""
     threshold: float | None = None
@@ -95,6 +98,8 @@ class GaussianMixtureSettings(Settings):
     """Prior location of the means, one number a column; the column means if left out."""
     spread: PositiveFloat | list[float] | list[list[float]] | None = None
     """Scale of the prior of a covariance; taken from the data if left out."""
+    missing: bool = False
+    """Whether cells may be missing (`data.missing: keep`): they are integrated out."""
 
 
 class BernoulliMixtureSettings(Settings):
@@ -134,6 +139,53 @@ class ProgramSettings(Settings):
     """What a class or a factory is made with; else keyword arguments of the program."""
 
 
+class AnnealedSettings(Settings):
+    """Exact E-steps after flattened ones."""
+
+    name: Literal["annealed"]
+    powers: list[PositiveFloat] = [0.3, 0.5, 0.7, 0.85]
+    """Powers of the posterior on the way to 1."""
+    steps: PositiveInt = 10
+    """EM steps at each."""
+
+
+class VariationalSettings(Settings):
+    """A Gaussian guide for continuous latents."""
+
+    name: Literal["variational"]
+    draws: Annotated[int, Field(ge=2)] = 32
+    """Nodes that the ELBO is averaged over."""
+    family: Literal["full", "mean_field"] = "full"
+    """One covariance for each row of the latents' plate, or none."""
+    steps: PositiveInt = 8
+    """Quasi-Newton steps an E-step takes."""
+
+
+class MonteCarloSettings(Settings):
+    """Draws of continuous latents by NUTS."""
+
+    name: Literal["monte_carlo"]
+    draws: PositiveInt = 10
+    """Draws of a chain an iteration in the first round; each further round takes twice as many."""
+    chains: PositiveInt = 4
+    """Walkers."""
+    warmup: Annotated[int, Field(ge=10)] = 200
+    """Steps in which each walker adapts."""
+    settle: PositiveInt = 15
+    """Iterations of a round on the latest draws alone."""
+    averaged: Annotated[int, Field(ge=4)] = 15
+    """Iterations of a round whose draws are averaged."""
+    rounds: PositiveInt = 4
+    """Rounds at most."""
+    tol: Annotated[float, Field(ge=0)] = 0.1
+    """Monte Carlo error, in standard errors, at which the rounds stop."""
+
+
+EStepSettings = Annotated[
+    AnnealedSettings | VariationalSettings | MonteCarloSettings, Field(discriminator="name")
+]
+
+
 class EMSettings(Settings):
     """Expectation–maximisation."""
 
@@ -152,6 +204,32 @@ class EMSettings(Settings):
     """How the starts are drawn: in all ways, or in one of them."""
     update: Literal["em", "fixed_point", "gradient"] = "em"
     """Regression only: how the precisions are updated."""
+    latents: list[str] | None = None
+    """Continuous sites to integrate out instead of maximising; the program decides if left out."""
+    e_step: Literal["exact", "hard", "annealed", "variational", "monte_carlo"] | EStepSettings = "exact"
+    """How the latents are inferred; some have settings of their own: `{name: variational, draws: 64}`."""
+    m_step: Literal["auto", "gradient"] | dict[str, Literal["auto", "gradient"]] = "auto"
+    """Closed forms where there are any ("auto"), or gradient steps, for all sites or each."""
+    draws: Annotated[int, Field(ge=0)] = 1000
+    """Draws from the Laplace approximation at the optimum (0: none)."""
+
+
+class AscentSettings(Settings):
+    """Gradient ascent of EM's objective."""
+
+    method: Literal["ascent"]
+    objective: Literal["map", "mle"] = "map"
+    """"map": the program as declared; "mle": priors on the parameters ignored."""
+    restarts: PositiveInt = 10
+    """Number of starts; the best is kept."""
+    tol: Annotated[float, Field(ge=0)] = 1e-6
+    """Stop when the gain still to come is below this, in nats (0: run all steps)."""
+    max_steps: PositiveInt = 1000
+    """Most rounds of ten quasi-Newton steps a start may take."""
+    starts: Literal["portfolio", "k-means++", "random_rows", "random_responsibilities", "k-means", "ward"] = (
+        "portfolio"
+    )
+    """How the starts are drawn: in all ways, or in one of them."""
     latents: list[str] | None = None
     """Continuous sites to integrate out instead of maximising; the program decides if left out."""
     draws: Annotated[int, Field(ge=0)] = 1000

@@ -47,7 +47,7 @@ class Fit:
 
     Attributes
     ----------
-    method : "em", "svi" or "mcmc".
+    method : "em", "ascent", "svi" or "mcmc".
     model : the program that was fitted.
     status : how the fit ended; `status.value` names cause and remedy.
     seconds : wall-clock seconds, compilation apart from the run.

@@ -82,7 +82,7 @@ def impute(
                 f"`x` has {rows.shape[1]} columns, and the model was fitted to "
                 f"{fit.parameters['means'].shape[1]}: give the same columns."
             )
-        if fit.method == "em":
+        if fit.method in ("em", "ascent"):
             thetas = {site: np.asarray(value)[None] for site, value in fit.parameters.items()}
         else:
             thetas = {site: value.reshape(-1, *value.shape[2:]) for site, value in draws_of(fit).items()}

@@ -94,6 +94,7 @@ def laplace(
     *,
     objective: str = "map",
     log_symmetry: float = 0.0,
+    sample_weight: np.ndarray | None = None,
 ) -> Laplace:
     """Approximate the posterior of a program's marginal by a Gaussian around an optimum.
 
@@ -105,16 +106,21 @@ def laplace(
     objective : "map": the mode of log p(x, θ) + log |det ∂θ/∂u|, found from `parameters`;
         "mle": the observed information of log p(x|θ) at `parameters`, priors ignored.
     log_symmetry : nats added to the evidence for modes that are copies of this one (log K!).
+    sample_weight : (N,) how many rows each row counts for.
     """
     kwargs = kwargs or {}
     structure = m.structure(*args, **kwargs)
 
     def log_joint(theta: Any) -> jax.Array:
-        return m.log_density(theta, *args, **kwargs)
+        value = m.log_density(theta, *args, **kwargs)
+        return value if sample_weight is None else value + of_rows(theta, sample_weight - 1.0)
 
     def log_likelihood(theta: Any) -> jax.Array:
+        return of_rows(theta, 1.0 if sample_weight is None else sample_weight)
+
+    def of_rows(theta: Any, weights: Any) -> jax.Array:
         rows = m.log_likelihood(theta, *args, **kwargs)
-        return sum((jnp.sum(row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
+        return sum((jnp.sum(weights * row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
 
     return laplace_from_density(
         log_likelihood if objective == "mle" else log_joint,

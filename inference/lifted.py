@@ -28,13 +28,14 @@ class _Declared(dist.ImproperUniform):
 
 
 class Lift(Messenger):
-    """Turn `numpyro.param(name, value, constraint=...)` into a sample site with p(θ) ∝ 1 on the constraint."""
+    """Turn `numpyro.param(name, value, constraint=...)` into a sample site of flat density."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
         super().__init__()
 
     def process_message(self, msg: Any) -> None:
+        """Exchange the site; a name that comes again is the same site."""
         if msg["type"] != "param":
             return
         name = msg["name"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from triptych.inference.arguments import checked
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.precision import matching_precision
@@ -57,8 +58,10 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
 
     Raises
     ------
-    InputError : the program has no discrete latent, or cannot be run on these arguments.
+    InputError : the program has no discrete latent, or cannot be run on these arguments: rows that its
+        model refuses, such as NaN cells under a mixture without `missing=True`.
     """
+    args, kwargs = checked(fit.model, args, kwargs, new=True)
     m = marginal(fit.model)
     with matching_precision(args, kwargs, dict(fit.parameters)):
         structure = m.structure(*args, **kwargs)
@@ -67,7 +70,7 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
                 "the model has no discrete latent, so there are no responsibilities: they exist for mixtures "
                 "and other programs with a discrete site that is not observed."
             )
-        if fit.method == "em":
+        if fit.method in ("em", "ascent"):
             point = {name: jnp.asarray(fit.parameters[name]) for name in structure.parameters}
             answer = jax.jit(lambda p: m.posteriors(p, *args, **kwargs))(point)
         else:

@@ -20,7 +20,7 @@ BEYOND_NOISE = 3.0
 ANOTHER_MODE = 5.0
 LARGEST_KHAT = 0.7
 
-NAMES = {"em": "EM", "svi": "SVI", "mcmc": "MCMC"}
+NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC"}
 COUNTS = {2: "Both agree", 3: "All three agree", 4: "All four agree"}
 
 

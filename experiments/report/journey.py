@@ -19,7 +19,8 @@ __all__ = ["way_there"]
 
 def way_there(run: Run, pens: Pens) -> Section | None:
     """Show how each method got where it is."""
-    makers = {"em": (_climb, _restarts), "svi": (_bound,), "mcmc": (_ranks,)}
+    climbs = (_climb, _restarts)
+    makers = {"em": climbs, "ascent": climbs, "svi": (_bound,), "mcmc": (_ranks,)}
     found = [
         make(name, fit, pens[name]) for name, fit in run.fits.items() for make in makers.get(fit.method, ())
     ]

@@ -143,7 +143,7 @@ def _detail(run: Run, name: str) -> str:
     match settings.get("method"):
         case "svi":
             return str(settings.get("guide", ""))
-        case "em":
+        case "em" | "ascent":
             return str(settings.get("objective", "map")).upper()
         case "mcmc":
             return "NUTS"

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from triptych.inference.em.choices import maker_of
-from triptych.inference.em.derived import derive
+from triptych.inference.em.derived import DerivedKernel, derive
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
@@ -169,7 +169,7 @@ class EM:
             first, second, third = jax.random.split(key, 3)
             given = None if parameters is None else kernel.inward(parameters)
             maker = maker_of(self.e_step)
-            if isinstance(maker, MonteCarlo):
+            if isinstance(maker, MonteCarlo) and isinstance(kernel, DerivedKernel):
                 return stochastic_fit(self, kernel, maker, first, given, args, kwargs, watch)
             if given is None:
                 start = self._choose(kernel, first, second)
@@ -185,7 +185,7 @@ class EM:
         del values["model"]
         values["latents"] = None if self.latents is None else list(self.latents)
         return {
-            name: value if isinstance(value, str | int | float | list | None) else repr(value)
+            name: value if isinstance(value, str | int | float | list | dict | None) else repr(value)
             for name, value in values.items()
         }
 

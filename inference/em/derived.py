@@ -139,6 +139,11 @@ class DerivedKernel:
         return natural | {name: np.asarray(value) for name, value in means.items()}
 
     @property
+    def integrated(self) -> dict[str, str]:
+        """Latent → how the E-step takes it: said by `explain`."""
+        return {}
+
+    @property
     def supports(self) -> dict[str, Any]:
         """Site → NumPyro constraint."""
         return self.problem.shape.supports

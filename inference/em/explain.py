@@ -62,13 +62,19 @@ def explain(kernel: Kernel, objective: str) -> Explanation:
     what = "log joint log p(x, θ)" if objective == "map" else "log-likelihood log p(x | θ)"
     if not isinstance(kernel, DerivedKernel):
         how = f"the hand-written kernel of {type(kernel.model).__name__}"
-        return Explanation(what, how, ())
+        return Explanation(what, how, _by_hand(kernel))
     shape = kernel.problem.shape
     e_step = shape.e_step
     lines = _latents(e_step, kernel)
     lines += [_parameter(block, site, kernel) for block in shape.blocks for site in block.sites]
     lines += [Line(name, "data", "", "observed") for name in e_step.sites.observed]
     return Explanation(what, "steps derived from the program", tuple(lines))
+
+
+def _by_hand(kernel: Kernel) -> tuple[Line, ...]:
+    latents = [Line(name, "latent", step, "by hand") for name, step in kernel.integrated.items()]
+    sites = [Line(name, "parameter", "closed form", "by hand") for name in kernel.supports]
+    return tuple(latents + sites)
 
 
 def _latents(e_step: Any, kernel: DerivedKernel) -> list[Line]:

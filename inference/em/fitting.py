@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.kernel import Kernel, Review, Start
 from triptych.inference.em.loop import Run
 from triptych.inference.em.posterior import HESSIAN_WORK, laplace_posterior
@@ -21,7 +22,7 @@ from triptych.models.errors import InputError
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
 
-__all__ = ["assemble_fit", "landscape"]
+__all__ = ["assemble_fit", "landscape", "plan"]
 
 SAME_OPTIMUM = 0.1  # nats within which two end points count as one optimum
 
@@ -57,6 +58,7 @@ def assemble_fit(
         found += [say(finding) for finding in more]
         for name, group in groups.items():
             tree[name] = xr.DataTree(group)
+    tree["plan"] = xr.DataTree(plan(explain(kernel, em.objective)))
     tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
     return Fit(
         method=em.method,
@@ -71,6 +73,16 @@ def assemble_fit(
         findings=tuple(found),
         settings=em.settings,
     )
+
+
+def plan(explanation: Explanation) -> xr.Dataset:
+    """Tabulate what was done with each site: role, step, why."""
+    columns = zip(*explanation.lines, strict=True) if explanation.lines else [[]] * 4
+    names = ("site", "role", "step", "why")
+    values = {
+        name: ("line", np.array(list(one), dtype=str)) for name, one in zip(names, columns, strict=True)
+    }
+    return xr.Dataset(values, attrs={"objective": explanation.objective, "kernel": explanation.kernel})
 
 
 def landscape(start: Start, run: Run, reviews: Sequence[Review]) -> xr.Dataset:

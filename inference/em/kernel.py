@@ -97,6 +97,11 @@ class Kernel(Protocol):
         ...
 
     @property
+    def integrated(self) -> Mapping[str, str]:
+        """Latent → how the E-step takes it, in words."""
+        ...
+
+    @property
     def supports(self) -> Mapping[str, Any]:
         """Site → NumPyro constraint, of the sites that the step moves, in the units of the step."""
         ...

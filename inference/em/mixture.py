@@ -85,6 +85,11 @@ class MixtureKernel:
         )
 
     @property
+    def integrated(self) -> dict[str, str]:
+        """Latent → how the E-step takes it."""
+        return {"z": f"enumeration over {self.problem.family.components} values"}
+
+    @property
     def supports(self) -> dict[str, Any]:
         """Site → NumPyro constraint."""
         matrices = getattr(self.problem.family, "covariance", "") in ("full", "tied")
@@ -111,7 +116,8 @@ class MixtureKernel:
     ) -> tuple[Laplace, dict[str, np.ndarray]]:
         """Laplace on the program's marginal."""
         free = self.problem.family.components - len(_named(self.args))
-        return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, free)
+        weights = self.problem.weights
+        return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, free, weights)
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""

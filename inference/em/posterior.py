@@ -70,12 +70,22 @@ def around_marginal(
     key: jax.Array,
     draws: int,
     exchangeable: int | None = None,
+    sample_weight: Any = None,
 ) -> tuple[Laplace, dict[str, np.ndarray]]:
     """Laplace on the marginal of a program, its relabelled copies counted in the evidence.
 
-    `exchangeable` is how many components can be relabelled; `None`: all K of them.
+    `exchangeable` is how many components can be relabelled; `None`: all K of them. `sample_weight` (N,) is
+    how many rows each row counts for.
     """
     copies = getattr(model, "components", 1) if exchangeable is None else exchangeable
     symmetry = float(gammaln(copies + 1))
-    gaussian = laplace(marginal(model), parameters, args, kwargs, objective=objective, log_symmetry=symmetry)
+    gaussian = laplace(
+        marginal(model),
+        parameters,
+        args,
+        kwargs,
+        objective=objective,
+        log_symmetry=symmetry,
+        sample_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
+    )
     return gaussian, gaussian.draws(key, draws)

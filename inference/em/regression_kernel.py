@@ -101,6 +101,11 @@ class RegressionKernel:
         return mean, np.eye(len(self.rotation)) / precision + shrink @ self.rotation.T
 
     @property
+    def integrated(self) -> dict[str, str]:
+        """Latent → how the E-step takes it."""
+        return dict.fromkeys(("w", "intercept") if self.intercept else ("w",), "exact Gaussian")
+
+    @property
     def supports(self) -> dict[str, Any]:
         """Site → NumPyro constraint."""
         return {"lambda": constraints.positive, "beta": constraints.positive}

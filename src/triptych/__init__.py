@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from triptych import inference as inference
     from triptych import models as models
     from triptych.inference.compare import Comparison, compare
-    from triptych.inference.em import EM
+    from triptych.inference.em import EM, Ascent
     from triptych.inference.fit import Fit
     from triptych.inference.imputation import impute
     from triptych.inference.marginal import marginal
@@ -37,6 +37,7 @@ __all__ = [
     "EM",
     "MCMC",
     "SVI",
+    "Ascent",
     "BayesianLinearRegression",
     "BernoulliMixture",
     "Comparison",
@@ -57,6 +58,7 @@ _HOME = {
     "EM": "triptych.inference.em",
     "MCMC": "triptych.inference.mcmc",
     "SVI": "triptych.inference.svi",
+    "Ascent": "triptych.inference.em",
     "BayesianLinearRegression": "triptych.models",
     "BernoulliMixture": "triptych.models",
     "Comparison": "triptych.inference.compare",

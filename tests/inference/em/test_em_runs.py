@@ -156,3 +156,14 @@ def test_init_and_step_climb_as_run_does(key: jax.Array, faithful: np.ndarray) -
         assert info.objective >= first.objective - 1e-9
         first = info
     assert first.objective == pytest.approx(-1156.9665687958, abs=1e-5)
+
+
+def test_the_draws_around_the_optimum_weigh_the_rows(key: jax.Array, faithful: np.ndarray) -> None:
+    weight = np.arange(len(faithful)) % 3
+    weighted = EM(GaussianMixture(2), restarts=2, draws=400).run(key, faithful, sample_weight=weight)
+    repeated = EM(GaussianMixture(2), restarts=2, draws=400).run(key, np.repeat(faithful, weight, axis=0))
+    assert weighted.evidence.log_evidence == pytest.approx(repeated.evidence.log_evidence, abs=1e-5)
+    for site, errors in repeated.data["standard_errors"].data_vars.items():
+        np.testing.assert_allclose(weighted.data["standard_errors"][site], errors, rtol=1e-5)
+        one, other = (fit.data["posterior"][site].std(("chain", "draw")) for fit in (weighted, repeated))
+        np.testing.assert_allclose(one, other, rtol=1e-4)
