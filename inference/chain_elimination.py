@@ -18,7 +18,7 @@ from triptych.inference.scans import before
 from triptych.inference.survey import Survey
 from triptych.models.errors import InputError
 
-__all__ = ["as_tensor", "check_chains", "contract_chains", "forward_sums", "perturbations"]
+__all__ = ["as_tensor", "check_chains", "contract_chains", "one_step_ahead", "perturbations"]
 
 
 def as_tensor(factor: Factor) -> funsor.Tensor:
@@ -159,8 +159,8 @@ def _tables(group: _Group, sites: Survey) -> tuple[jax.Array, list[jax.Array], t
     return constant, changing, shape
 
 
-def forward_sums(factors: Sequence[Factor], sites: Survey, chain: str, plates: Sequence[str]) -> jax.Array:
-    """Give log p(x_1, …, x_t) for t = 1, …, T: (T, plates...), nats, of a chain that meets no other latent.
+def one_step_ahead(factors: Sequence[Factor], sites: Survey, chain: str, plates: Sequence[str]) -> jax.Array:
+    """Give log p(x_t | x_1, …, x_{t−1}): (T, plates...), nats, of a chain that meets no other latent.
 
     Raises
     ------

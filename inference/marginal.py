@@ -162,7 +162,7 @@ class Marginal:
         ------
         InputError : as for `log_likelihood`; or the chain meets latents from outside the scan.
         """
-        from triptych.inference.chain_elimination import forward_sums
+        from triptych.inference.chain_elimination import one_step_ahead
         from triptych.inference.enumeration import run_enumerated
         from triptych.inference.plan import analyse
 
@@ -176,8 +176,7 @@ class Marginal:
             chain = next((name for name in chains if name is not None), None)
             if chain is not None and component.observed:
                 joint = [factors[name] for name in component.sites]
-                sums = forward_sums(joint, sites, chain, component.plates)
-                answer[component.name] = jnp.diff(sums, axis=0, prepend=jnp.zeros_like(sums[:1]))
+                answer[component.name] = one_step_ahead(joint, sites, chain, component.plates)
         return answer
 
     def posteriors(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
