@@ -67,7 +67,7 @@ class DataSettings(Settings):
     repeat: str | None = None
     """A column of counts: each row is taken so many times (a table of frequencies); no column of the data."""
     labels: str | None = None
-    """A column that says of which component a row is, blank where that is not known; no column of the data."""
+    """A column that says of which component a row is, blank where it is not known; no column of the data."""
     missing: Literal["refuse", "keep"] = "refuse"
     """What to do with a missing cell: refuse it, or hand it to the program as NaN."""
     threshold: float | None = None
@@ -204,6 +204,8 @@ class EMSettings(Settings):
     """How the starts are drawn: in all ways, or in one of them."""
     update: Literal["em", "fixed_point", "gradient"] = "em"
     """Regression only: how the precisions are updated."""
+    acceleration: Literal["mix", "squarem", "acx", "anderson", "daarem", "none"] = "mix"
+    """How the way to the optimum is shortened ("none": the textbook's iterates)."""
     latents: list[str] | None = None
     """Continuous sites to integrate out instead of maximising; the program decides if left out."""
     e_step: Literal["exact", "hard", "annealed", "variational", "monte_carlo"] | EStepSettings = "exact"

@@ -102,7 +102,7 @@ class Ascent:
 
     def _climber(self) -> EM:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return _Climber(**values)
+        return _Climber(**values, acceleration="none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,10 @@ class BernoulliFamily:
             "probs": jnp.clip(probs, hyper.floor, 1.0 - hyper.floor),
         }
 
+    def admit(self, parameters: Parameters, hyper: BernoulliHyper) -> Parameters:
+        """Bring the probabilities of a proposal to the floor."""
+        return {**parameters, "probs": jnp.clip(parameters["probs"], hyper.floor, 1.0 - hyper.floor)}
+
     def log_prior(self, parameters: Parameters, hyper: BernoulliHyper) -> Array:
         """Log Dirichlet(π) + Σ log Beta(p), normalised, in nats."""
         alpha, probs = hyper.concentration, parameters["probs"]

@@ -92,6 +92,11 @@ class DerivedProblem:
         posterior, objective = self.infer(parameters)
         return self.maximise(posterior, parameters), objective, posterior
 
+    def admit(self, parameters: Parameters) -> Parameters:
+        """Make a proposal NaN at the sites where it left the support."""
+        inside = {site: jnp.all(one(parameters[site])) for site, one in self.shape.supports.items()}
+        return {**parameters, **{s: jnp.where(fine, parameters[s], jnp.nan) for s, fine in inside.items()}}
+
 
 @dataclasses.dataclass(frozen=True)
 class DerivedKernel:

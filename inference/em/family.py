@@ -70,6 +70,10 @@ class Family(Protocol):
         """argmax_θ of the expected log-joint plus log prior, in closed form."""
         ...
 
+    def admit(self, parameters: Parameters, hyper: NamedTuple) -> Parameters:
+        """Bring a proposal of `accelerated.py` within the constraints of `maximise`; NaN refuses it."""
+        ...
+
     def log_prior(self, parameters: Parameters, hyper: NamedTuple) -> Array:
         """Log p(θ) in nats, normalised."""
         ...

@@ -59,6 +59,10 @@ class MixtureProblem:
         """One EM step: θ → (θ', objective at θ in nats, statistics at θ)."""
         return em_step(self, parameters)
 
+    def admit(self, parameters: Parameters) -> Parameters:
+        """Bring a proposal within the constraints that the M-step keeps; NaN where it cannot be."""
+        return self.family.admit(parameters, self.hyper)
+
     def expect(self, parameters: Parameters) -> tuple[Statistics, Array]:
         """Statistics and log-likelihood of the rows (nats, standardised units)."""
         return fold(self, parameters)

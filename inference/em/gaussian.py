@@ -129,6 +129,16 @@ class GaussianFamily:
             parameters["covariances"] = self._covariances(statistics, hyper, means, shrunk)
         return parameters
 
+    def admit(self, parameters: Parameters, hyper: GaussianHyper) -> Parameters:
+        """Bring a proposal to the floor; a matrix below it becomes NaN."""
+        if self.known is not None:
+            return parameters
+        covariances, floor = parameters["covariances"], hyper.floor * hyper.pooled
+        if hyper.pooled.ndim < 2:
+            return {**parameters, "covariances": jnp.maximum(covariances, floor)}
+        above = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariances - floor)))
+        return {**parameters, "covariances": jnp.where(above, covariances, jnp.nan)}
+
     def log_prior(self, parameters: Parameters, hyper: GaussianHyper) -> Array:
         """Log p(weights) + Σ_k log p(μ_k | Σ_k) + log p(Σ), each normalised, in nats."""
         alpha, weights = hyper.concentration, parameters["weights"]

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from triptych.inference.em.convergence import HISTORY, gain_to_come, rounding, stalled
+from triptych.inference.em.accelerated import Accelerator
+from triptych.inference.em.convergence import HISTORY, Rule, gain_to_come, rounding, stalled
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.status import Status
 
@@ -24,7 +25,11 @@ __all__ = ["Problem", "Run", "climb"]
 
 
 class Problem(Protocol):
-    """A model bound to its data, a pytree: all that one EM step reads."""
+    """A model bound to its data, a pytree: all that one EM step reads.
+
+    Where the M-step keeps constraints beyond the supports, `admit(parameters)` brings a proposal of
+    `accelerated.py` within them, or makes it NaN to refuse it.
+    """
 
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, Any]:
         """θ → (θ', objective at θ in nats, statistics at θ)."""
@@ -56,14 +61,6 @@ class Run(NamedTuple):
 STATUSES = (Status.STEP_LIMIT, Status.CONVERGED, Status.DECREASED, Status.NON_FINITE)
 
 
-class Rule(NamedTuple):
-    """The stopping rule's numbers: `tolerance` nats still to come; the others set the rounding error."""
-
-    tolerance: Array
-    rows: Array
-    epsilon: Array
-
-
 def climb(
     problem: Problem,
     starts: Parameters,
@@ -73,6 +70,7 @@ def climb(
     epsilon: float,
     max_steps: int,
     block: int = 100,
+    accelerator: Accelerator | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Run:
     """Run EM from every start until each has stopped.
@@ -82,14 +80,16 @@ def climb(
     starts : dict site → (R, …). tolerance : nats still to come at which a start stops; 0 runs `max_steps`.
     count, epsilon : rows and machine precision, for the rounding error of the objective.
     block : steps between two looks of the host. progress : called with (steps done, best objective).
+    accelerator : how steps are accelerated; `None` takes plain ones. A step is one E-step either way, and the
+        traces hold the objective of the point accepted last.
     """
     rule = Rule(*(np.asarray(value, np.float64) for value in (tolerance, count, epsilon)))
-    state = begin(starts)
+    state: Any = begin(starts) if accelerator is None else accelerator.begin(starts)
     blocks: list[np.ndarray] = []
     done_steps = 0
     while done_steps < max_steps and not np.all(np.asarray(state.done) > 0):
         limit = np.int32(min(block, max_steps - done_steps))
-        state, objectives = advance(problem, state, rule, limit, size=block)
+        state, objectives = advance(problem, state, rule, limit, size=block, accelerator=accelerator)
         blocks.append(np.asarray(objectives))
         done_steps += block
         if progress is not None:
@@ -102,7 +102,7 @@ def climb(
         status=[STATUSES[code] for code in np.asarray(state.done)],
         steps=steps,
         traces=[trace[:number, index] for index, number in enumerate(steps)],
-        to_come=np.asarray(_gains_to_come(state.gains)),
+        to_come=np.asarray(_gains_to_come(state.gains) if accelerator is None else state.to_come),
     )
 
 
@@ -126,19 +126,25 @@ def _gains_to_come(gains: Array) -> Array:
     return jax.vmap(gain_to_come)(gains)
 
 
-@partial(jax.jit, static_argnames=("size",))
+@partial(jax.jit, static_argnames=("size", "accelerator"))
 def advance(
-    problem: Problem, state: LoopState, rule: Rule, limit: Array, *, size: int
-) -> tuple[LoopState, Array]:
+    problem: Problem,
+    state: Any,
+    rule: Rule,
+    limit: Array,
+    *,
+    size: int,
+    accelerator: Accelerator | None = None,
+) -> tuple[Any, Array]:
     """Run up to `limit` ≤ `size` steps of every start not yet stopped; also their objectives (size, R)."""
-    one = jax.vmap(step, in_axes=(None, 0, None))
+    one = jax.vmap(step if accelerator is None else accelerator.step, in_axes=(None, 0, None))
 
-    def body(carry: tuple[Array, LoopState, jax.Array]) -> tuple[Array, LoopState, jax.Array]:
+    def body(carry: tuple[Array, Any, jax.Array]) -> tuple[Array, Any, jax.Array]:
         index, state, trace = carry
         state = one(problem, state, rule)
         return index + 1, state, trace.at[index].set(state.objective)
 
-    def go_on(carry: tuple[Array, LoopState, Array]) -> Array:
+    def go_on(carry: tuple[Array, Any, Array]) -> Array:
         index, state, _ = carry
         return (index < limit) & jnp.any(state.done == 0)
 

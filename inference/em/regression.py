@@ -181,6 +181,11 @@ class RegressionProblem:
         precision, noise = STEPS[self.update](self.moments, self.hyper, precision, noise)
         return {"lambda": precision, "beta": noise}, objective, ()
 
+    def admit(self, parameters: Parameters) -> Parameters:
+        """Bring a proposal within the bounds that a step keeps."""
+        precision, noise = _capped(self.hyper, parameters["lambda"], parameters["beta"])
+        return {"lambda": precision, "beta": noise}
+
     def infer(self, parameters: Parameters) -> tuple[tuple[Array, Array], Array]:
         """E-step: E[wᵀw] and E|y − b − Xw|² at θ, and the log joint there in nats."""
         precision, noise = parameters["lambda"], parameters["beta"]
