@@ -13,11 +13,15 @@ from jax.extend.core import Literal
 from triptych.inference.elimination import check_size
 from triptych.inference.enumeration import Factor, run_enumerated
 from triptych.inference.scans import site_of
+from triptych.inference.status import Finding, say
 from triptych.inference.survey import Survey, some_values
 from triptych.inference.tracing import Program
 from triptych.models.errors import InputError
 
 __all__ = ["Component", "Plan", "analyse", "depends_on"]
+
+
+MANY = 40  # discrete latents, one by one in a Python loop, beyond which compiling takes minutes
 
 
 class Component(NamedTuple):
@@ -92,6 +96,12 @@ def analyse(
     """
     found: dict[str, Any] = {}
     names = list(sites.latents)
+    if len(names) > MANY:
+        text = (
+            f"The program has {len(names)} discrete latents ('{names[0]}', '{names[1]}', …), which takes "
+            "minutes to compile. Write a chain as numpyro's `scan`, and independent latents as one in a plate."
+        )
+        say(Finding("MANY_LATENTS", text))
 
     def run(probes: Sequence[Any]) -> list[Any]:
         probe = dict(zip(names, probes, strict=True))

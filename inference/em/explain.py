@@ -11,6 +11,7 @@ from triptych.inference.em.kernel import Kernel
 from triptych.inference.em.maximiser import Block
 from triptych.inference.em.monte_carlo import MonteCarloStep
 from triptych.inference.em.variational import VariationalStep
+from triptych.inference.survey import Latent
 
 __all__ = ["Explanation", "Line", "explain"]
 
@@ -71,6 +72,10 @@ def explain(kernel: Kernel, objective: str) -> Explanation:
     return Explanation(what, "steps derived from the program", tuple(lines))
 
 
+def _along(latent: Latent) -> str:
+    return "" if latent.chain is None else f", step by step along a chain of {latent.steps}"
+
+
 def _by_hand(kernel: Kernel) -> tuple[Line, ...]:
     latents = [Line(name, "latent", step, "by hand") for name, step in kernel.integrated.items()]
     sites = [Line(name, "parameter", "closed form", "by hand") for name in kernel.supports]
@@ -85,8 +90,8 @@ def _latents(e_step: Any, kernel: DerivedKernel) -> list[Line]:
         Line(
             name,
             "latent",
-            f"{hard}enumeration over {latent.size} values{annealed}",
-            "discrete, finite support",
+            f"{hard}enumeration over {latent.size} values{_along(latent)}{annealed}",
+            "discrete, finite support" if latent.chain is None else "discrete, finite support, in a `scan`",
         )
         for name, latent in e_step.sites.latents.items()
     ]
