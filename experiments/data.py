@@ -16,8 +16,13 @@ from triptych.experiments.config import Config
 from triptych.experiments.programs import positional
 from triptych.experiments.refusal import nearest, refuse
 from triptych.experiments.registry import DATASETS
-from triptych.experiments.settings import BayesianLinearRegressionSettings, DataSettings, Simulation
-from triptych.experiments.table import Table, read_table
+from triptych.experiments.settings import (
+    BayesianLinearRegressionSettings,
+    DataSettings,
+    GaussianMixtureSettings,
+    Simulation,
+)
+from triptych.experiments.table import MISSING, Table, read_table
 
 __all__ = ["Data", "key_for", "load_data"]
 
@@ -28,7 +33,8 @@ class Data:
 
     Attributes
     ----------
-    args : the arrays that the program is called with: (x,), or (X, y) for a model that takes an answer.
+    args : the arrays that the program is called with: (x,), (X, y) for a model that takes an answer, or
+        (x, z) where the labels of rows are known.
     columns : names of the columns of the first array.
     target : the answer column as it was, (N,), or None; handed to the model only if it is in `args`.
     target_name : its name.
@@ -77,18 +83,25 @@ def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
         return _simulated(config, config.data.simulate, program)
     settings = config.data
     path, source, target_name = _whence(settings, base)
+    target_name = None if target_name == settings.labels else target_name
     table = read_table(path)
     columns, target_name = _select(table, settings, target_name, source)
     x = table.numbers(columns, settings.rows, missing=settings.missing == "keep")
-    takes_answer = len(positional(program)) > 1
+    mixture = isinstance(config.model, GaussianMixtureSettings)  # what it takes besides are labels
+    takes_answer = len(positional(program)) > 1 and not mixture
+    if settings.labels is not None and not mixture:
+        refuse("data.labels: only a gaussian_mixture takes labels; hand a program its own as data.target.")
     if target_name is None and isinstance(config.model, BayesianLinearRegressionSettings):
         refuse(f"data.target: a regression needs an answer column; {source} has {', '.join(table.header)}.")
     target = None if target_name is None else table.column(target_name, settings.rows, numeric=takes_answer)
+    labels = None if settings.labels is None else _labels(table, settings, source)
     if settings.repeat is not None:
         counts = _counts(table, settings, source)
-        x, target = np.repeat(x, counts, axis=0), None if target is None else np.repeat(target, counts)
+        x = np.repeat(x, counts, axis=0)
+        target, labels = (None if each is None else np.repeat(each, counts) for each in (target, labels))
     x = _transformed(x, columns, settings).astype(config.precision)
     args = (x,) if target is None or not takes_answer else (x, target.astype(config.precision))
+    args = args if labels is None else (x, labels)
     return Data(
         args=args,
         columns=tuple(columns),
@@ -122,7 +135,8 @@ def _select(
     if target is not None and target not in table.header:
         refuse(f"data.target: {source} has no column {target!r}; {nearest(target, table.header)}")
     if settings.columns is None:
-        return [name for name in table.header if name not in (target, settings.repeat)], target
+        aside = (target, settings.repeat, settings.labels)
+        return [name for name in table.header if name not in aside], target
     chosen: list[str] = []
     for wanted in settings.columns:
         if wanted in table.header:
@@ -139,6 +153,32 @@ def _select(
     if target in chosen:
         refuse(f"data.target: {target!r} is also among data.columns; take it out of one of them.")
     return chosen, target
+
+
+def _labels(table: Table, settings: DataSettings, source: str) -> np.ndarray:
+    """Give the component of each row, (N,), −1 where the cell is blank.
+
+    Numbers are taken as they are; names are numbered in their sorted order.
+    """
+    name = str(settings.labels)
+    if name not in table.header:
+        refuse(f"data.labels: {source} has no column {name!r}; {nearest(name, table.header)}")
+    cells = table.column(name, settings.rows, numeric=False).astype(str)
+    known = np.array([cell.lower() not in MISSING for cell in cells])
+    if not known.any():
+        refuse(f"data.labels: the column {name!r} of {source} is blank in every row; leave the key out.")
+    labels = np.full(len(cells), -1.0)
+    try:
+        labels[known] = cells[known].astype(float)
+    except ValueError:
+        labels[known] = np.unique(cells[known], return_inverse=True)[1]
+    whole = labels == np.floor(labels)
+    if not whole.all():
+        n = int(np.argmin(whole))
+        refuse(
+            f"data.labels: row {n + 1} of {source} has {cells[n]!r} in {name!r}; give names or whole numbers."
+        )
+    return labels.astype(int)
 
 
 def _counts(table: Table, settings: DataSettings, source: str) -> np.ndarray:

@@ -63,7 +63,8 @@ class Table:
             if cell.lower() in MISSING:
                 if missing:
                     continue
-                refuse(f"{where}: missing cell ({cell!r}); fill it in, or leave out the row or column.")
+                cure = "fill it in, leave out the row or column, or keep it by data.missing=keep"
+                refuse(f"{where}: missing cell ({cell!r}); {cure}.")
             try:
                 value = float(cell)
             except ValueError:

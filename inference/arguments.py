@@ -16,9 +16,14 @@ ATTRIBUTE = "triptych_arguments"
 
 
 def checked(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, new: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Let a model that can check its data do so, before any work; give the arguments as it returns them.
+
+    Parameters
+    ----------
+    new : the rows are for a model that is fitted already; a model whose `validate` does not know of that is
+        not asked.
 
     Raises
     ------
@@ -27,11 +32,14 @@ def checked(
     validate = getattr(model, "validate", None)
     if validate is None or not (args or kwargs) or any(value is None for value in args):
         return tuple(args), dict(kwargs)
+    signature = inspect.signature(validate)
+    if new and "new" not in signature.parameters:
+        return tuple(args), dict(kwargs)
     try:
-        bound = inspect.signature(validate).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError:  # arguments of the program alone, such as `rows`
         return tuple(args), dict(kwargs)
-    return tuple(validate(*bound.args, **bound.kwargs)), {}
+    return tuple(validate(*bound.args, **bound.kwargs, **({"new": True} if new else {}))), {}
 
 
 def record(

@@ -183,3 +183,33 @@ def test_built_in_models_simulate_too() -> None:
 def test_wrong_simulations_are_refused(override: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         data_of("two_coins", override)
+
+
+def test_missing_cells_are_kept_when_asked_for_and_the_columns_standardised_without_them() -> None:
+    data = data_of("airquality")
+    assert data.columns == ("Ozone", "Solar.R", "Wind", "Temp")
+    np.testing.assert_array_equal(np.isnan(data.x).sum(axis=0), [37, 7, 0, 0])
+    standard = data_of("airquality", "data.standardize=true").x
+    np.testing.assert_allclose(np.nanmean(standard, axis=0), 0.0, atol=1e-12)
+    with pytest.raises(InputError, match=r"column 'Ozone': missing cell \('NA'\).*data.missing=keep"):
+        data_of("airquality", "data.missing=refuse")
+
+
+def test_labels_are_numbers_or_names_and_blank_where_unknown(tmp_path: Path) -> None:
+    text = "a,kind,b\n1,setosa,2\n3,,4\n5,virginica,7\n7,setosa,1\n"
+    data = from_file(csv(tmp_path, text), "data.labels=kind")
+    assert data.columns == ("a", "b")
+    assert [arg.tolist() for arg in data.args] == [[[1, 2], [3, 4], [5, 7], [7, 1]], [0, -1, 1, 0]]
+    numbers = csv(tmp_path, "a,kind,b\n1,1,2\n3,NA,4\n5,-1,7\n7,0,1\n")
+    assert from_file(numbers, "data.labels=kind").args[1].tolist() == [1, -1, -1, 0]
+    assert data_of("iris", "data.labels=target").target is None
+    assert data_of("iris", "data.labels=target").args[1].tolist() == [0] * 50 + [1] * 50 + [2] * 50
+    for text, overrides, said in (
+        ("a,kind\n1,0.5\n2,1\n", (), r"data.labels: row 1 of .* has '0.5' in 'kind'"),
+        ("a,kind\n1,\n2,NA\n", (), "blank in every row"),
+        ("a,b\n1,2\n2,1\n", (), "data.labels: .* has no column 'kind'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            from_file(csv(tmp_path, text), "data.labels=kind", *overrides)
+    with pytest.raises(InputError, match="only a gaussian_mixture takes labels"):
+        data_of("carcinoma", "data.labels=V1")
