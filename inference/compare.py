@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from triptych.inference import terminal
-from triptych.inference.distances import distances, elements, khat, rhat_and_ess
+from triptych.inference.balance import COLUMNS, ledger_of, routes
+from triptych.inference.criteria import of_fit
+from triptych.inference.distances import distances, elements, khat, noise_floor, rhat_and_ess
 from triptych.inference.fit import Fit
 from triptych.inference.posterior import draws
+from triptych.inference.predictive import Loo, difference, loo
 from triptych.inference.relabel import groups_of, to_reference
+from triptych.inference.two_sample import r_star, reference_floor
 from triptych.inference.verdict import sentences, title
 from triptych.models.errors import InputError
 
@@ -31,9 +35,17 @@ class Comparison:
     reference : name of the fit that the others are measured against.
     parameters : one row a scalar parameter and method: parameter, site, method, estimate (EM's optimum, else
         the posterior mean), mean, sd, lower, upper (95 % equal-tailed), mean_error = (mean − reference mean)
-        / reference sd, sd_ratio, wasserstein (W₁, in reference sds), noise (Monte Carlo error of mean_error).
-    methods : one row a fit, indexed by its name: method, status, ok, log_likelihood at the estimate, elbo,
-        elbo_error, log_evidence (nats), r_hat (worst), ess (smallest), k_hat, compile and run (seconds).
+        / reference sd, sd_ratio, wasserstein (W₁, in reference sds), tail (the larger error of the 5 % and
+        95 % quantiles, in reference sds), noise (Monte Carlo error of mean_error), floor (W₁ between two
+        halves of the reference).
+    methods : one row a fit, indexed by its name: method, status, ok, log_likelihood at the estimate; the
+        ledger log_evidence = elbo + kl (`kl` against the best evidence of all, `evidence`), each with its
+        error, and how the evidence was had; bic, icl, aic (−2 log scale) and free parameters of EM; elpd by
+        PSIS-LOO with elpd_se, elpd_diff from the reference, elpd_diff_se, bad_k (rows with too large a
+        Pareto k); c2st, the accuracy of a classifier that tells the draws from the reference's, and
+        c2st_floor, that between its halves; r_hat (worst), ess (smallest), k_hat; compile and run (seconds).
+    evidence : one row a way to log p(x): fit ("exact" for a closed form), how, log_evidence, standard_error,
+        k_hat; the first is the best, against which every KL is taken.
     sentences : the verdict in words, worst first.
     alignment : what is to be known of the labels' alignment; empty when nothing is.
     fits : the fits, labels aligned to the reference's.
@@ -45,6 +57,7 @@ class Comparison:
     sentences: tuple[str, ...]
     alignment: tuple[str, ...]
     fits: Mapping[str, Fit]
+    evidence: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
     def as_dict(self) -> dict[str, Any]:
         """Give everything but the fits in plain types; what is not known is `None`."""
@@ -53,6 +66,7 @@ class Comparison:
             "sentences": list(self.sentences),
             "alignment": list(self.alignment),
             "methods": _records(self.methods.reset_index(names="name")),
+            "evidence": _records(self.evidence),
             "parameters": _records(self.parameters),
         }
 
@@ -99,14 +113,16 @@ def compare(fits: Mapping[str, Fit], reference: str = "mcmc") -> Comparison:
                 aligned[name], found = to_reference(fits[name], fits[reference], groups)
                 notes += [f"{title(name)}: {note}" for note in found]
     parameters = _parameter_rows(aligned, reference)
-    methods = _method_rows(aligned)
+    ways = routes(aligned, reference)
+    methods = _method_rows(aligned, reference, ways)
     return Comparison(
         reference=reference,
         parameters=pd.DataFrame(parameters),
         methods=pd.DataFrame.from_dict(methods, orient="index"),
-        sentences=(*sentences(aligned, reference, parameters, methods), *notes),
+        sentences=(*sentences(aligned, reference, parameters, methods, ways), *notes),
         alignment=tuple(notes),
         fits=aligned,
+        evidence=pd.DataFrame(ways, columns=list(COLUMNS)),
     )
 
 
@@ -139,23 +155,29 @@ def _parameter_rows(fits: Mapping[str, Fit], reference: str) -> list[dict[str, A
     }
     order = [reference, *(name for name in fits if name != reference)]
     parameters = list(dict.fromkeys(parameter for name in order for parameter in scalars[name]))
+    floors = {parameter: noise_floor(values) for parameter, values in scalars[reference].items()}
     rows = []
     for parameter in parameters:
         for name in fits:
             if parameter in scalars[name]:
                 row = distances(scalars[name][parameter], scalars[reference].get(parameter))
+                row["floor"] = floors.get(parameter, float("nan"))
                 estimate = float(estimates[name][parameter].item())
                 labels = {"parameter": parameter, "site": parameter.split("[")[0], "method": name}
                 rows.append(labels | {"estimate": estimate} | row)
     return rows
 
 
-def _method_rows(fits: Mapping[str, Fit]) -> dict[str, dict[str, Any]]:
+def _method_rows(
+    fits: Mapping[str, Fit], reference: str, ways: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
     rows = {}
+    predicted = {name: loo(fit.data) for name, fit in fits.items()}
+    told_apart = _classified(fits, reference)
     for name, fit in fits.items():
         statistics = fit.data["sample_stats"].dataset if "sample_stats" in fit.data.children else {}
         r_hat = ess = float("nan")
-        if fit.method == "mcmc":
+        if fit.method == "mcmc" or fit.data["posterior"].sizes.get("chain", 1) > 1:
             invariant = {"lp": statistics["lp"].values} if "lp" in statistics else {}
             r_hat, ess = rhat_and_ess({**draws(fit), **invariant})
         rows[name] = {
@@ -163,15 +185,55 @@ def _method_rows(fits: Mapping[str, Fit]) -> dict[str, dict[str, Any]]:
             "status": fit.status.name,
             "ok": fit.status.ok,
             "log_likelihood": fit.log_likelihood,
-            "elbo": _number(fit.evidence.elbo),
-            "elbo_error": _number(fit.evidence.standard_error if fit.evidence.elbo is not None else None),
-            "log_evidence": _number(fit.evidence.log_evidence),
+            **ledger_of(fit, ways),
+            **_criteria_of(fit),
+            **_prediction_of(predicted[name], predicted[reference]),
+            **told_apart[name],
             "r_hat": r_hat,
             "ess": ess,
             "k_hat": khat(statistics["log_weight"].values) if "log_weight" in statistics else float("nan"),
             "compile": fit.seconds.compile,
             "run": fit.seconds.run,
         }
+    return rows
+
+
+def _criteria_of(fit: Fit) -> dict[str, float]:
+    found = of_fit(fit)
+    if found is None:
+        return dict.fromkeys(("free", "aic", "bic", "icl"), float("nan"))
+    return {"free": float(found.free), "aic": found.aic, "bic": found.bic, "icl": found.icl}
+
+
+def _prediction_of(found: Loo | None, reference: Loo | None) -> dict[str, float]:
+    row: dict[str, float] = dict.fromkeys(
+        ("elpd", "elpd_se", "elpd_diff", "elpd_diff_se", "bad_k"), float("nan")
+    )
+    if found is None:
+        return row
+    row |= {"elpd": found.elpd, "elpd_se": found.se, "bad_k": float(found.bad)}
+    if reference is not None and found.pointwise.shape == reference.pointwise.shape:
+        row["elpd_diff"], row["elpd_diff_se"] = difference(found, reference)
+    return row
+
+
+def _classified(fits: Mapping[str, Fit], reference: str) -> dict[str, dict[str, float]]:
+    """Let a classifier tell each fit's draws from the reference's, over the parameters that both have."""
+    scalars = {name: elements(draws(fit)) for name, fit in fits.items()}
+    floor, rows = float("nan"), {}
+    for name in [reference, *(name for name in fits if name != reference)]:
+        shared = [parameter for parameter in scalars[reference] if parameter in scalars[name]]
+        own, of_reference = (
+            np.stack([scalars[who][parameter] for parameter in shared], axis=-1) if shared else None
+            for who in (name, reference)
+        )
+        value = float("nan")
+        if own is not None and of_reference is not None and len(fits) > 1:
+            if name == reference:
+                floor = reference_floor(of_reference)
+            else:
+                value = r_star(own, of_reference, floor).accuracy
+        rows[name] = {"c2st": value, "c2st_floor": floor}
     return rows
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from triptych.inference.importance import smoothed
 from triptych.inference.unconstrained import element_names
 
-__all__ = ["distances", "elements", "khat", "rhat_and_ess"]
+__all__ = ["distances", "elements", "khat", "noise_floor", "rhat_and_ess"]
 
 LEVEL = 0.95  # of the equal-tailed intervals
+TAILS = (0.05, 0.95)
 
 
 def elements(samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -28,8 +30,9 @@ def distances(draws: np.ndarray, reference: np.ndarray | None) -> dict[str, floa
     """Summarise the draws of one scalar and measure them against the reference's.
 
     With mean m, standard deviation s and reference mean m*, sd s*:
-    mean_error = (m − m*) / s*; sd_ratio = s / s*; wasserstein = W₁ / s*; noise = the Monte Carlo standard
-    error of mean_error that both samples' sizes leave, √(s²/n + s*²/n*) / s*, n effective.
+    mean_error = (m − m*) / s*; sd_ratio = s / s*; wasserstein = W₁ / s*; tail = the larger of
+    |q − q*| / s* at 5 % and 95 %; noise = the Monte Carlo standard error of mean_error that both samples'
+    sizes leave, √(s²/n + s*²/n*) / s*, n effective.
 
     Parameters
     ----------
@@ -38,14 +41,14 @@ def distances(draws: np.ndarray, reference: np.ndarray | None) -> dict[str, floa
 
     Returns
     -------
-    mean, sd, lower, upper (95 % equal-tailed), mean_error, sd_ratio, wasserstein, noise; NaN where there is
-    nothing to measure against (no reference, or one without spread).
+    mean, sd, lower, upper (95 % equal-tailed), mean_error, sd_ratio, wasserstein, tail, noise; NaN where
+    there is nothing to measure against (no reference, or one without spread).
     """
     tail = (1 - LEVEL) / 2
     lower, upper = np.quantile(draws, [tail, 1 - tail])
     mean, sd = float(np.mean(draws)), _sd(draws)
     row = {"mean": mean, "sd": sd, "lower": float(lower), "upper": float(upper)}
-    row |= dict.fromkeys(("mean_error", "sd_ratio", "wasserstein", "noise"), float("nan"))
+    row |= dict.fromkeys(("mean_error", "sd_ratio", "wasserstein", "tail", "noise"), float("nan"))
     if reference is None:
         return row
     unit = _sd(reference)
@@ -58,8 +61,27 @@ def distances(draws: np.ndarray, reference: np.ndarray | None) -> dict[str, floa
         "mean_error": (mean - float(np.mean(reference))) / unit,
         "sd_ratio": sd / unit,
         "wasserstein": float(wasserstein_distance(draws.ravel(), reference.ravel())) / unit,
+        "tail": float(np.max(np.abs(np.quantile(draws, TAILS) - np.quantile(reference, TAILS)))) / unit,
         "noise": float(error / unit),
     }
+
+
+def noise_floor(reference: np.ndarray) -> float:
+    """Give W₁ between two halves of the reference, in its sds: what "no distance" looks like in its draws.
+
+    The halves are of its chains, or of a single chain's draws; NaN where there is no spread.
+    """
+    from scipy.stats import wasserstein_distance
+
+    chains, count = reference.shape
+    unit = _sd(reference)
+    if not unit > 0 or reference.size < 4:
+        return float("nan")
+    if chains > 1:
+        first, second = reference[: chains // 2], reference[chains - chains // 2 :]
+    else:
+        first, second = reference[:, : count // 2], reference[:, count - count // 2 :]
+    return float(wasserstein_distance(first.ravel(), second.ravel())) / unit
 
 
 def rhat_and_ess(samples: Mapping[str, np.ndarray]) -> tuple[float, float]:
@@ -83,17 +105,10 @@ def rhat_and_ess(samples: Mapping[str, np.ndarray]) -> tuple[float, float]:
 def khat(log_weights: Any) -> float:
     """Give the Pareto k-hat of importance weights: below 0.7, the draws can stand in for the posterior.
 
-    Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, JMLR 25(72).
+    Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, JMLR 25(72). NaN where
+    there is no tail to fit: fewer than 25 weights, or all equal (the approximation is exact).
     """
-    from arviz_stats.base import array_stats
-
-    weights = np.ravel(np.asarray(log_weights, dtype=float))
-    weights = weights[np.isfinite(weights)]
-    # Equal weights: the approximation is exact, and there is no tail to fit.
-    if len(weights) < 25 or np.ptp(weights) < 1e-8:
-        return float("nan")
-    _, k = array_stats.psislw(weights - np.max(weights))
-    return float(np.asarray(k))
+    return smoothed(log_weights)[1]
 
 
 def _sd(draws: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from triptych.inference.status import Finding, Status
 
-__all__ = ["Evidence", "Fit", "Seconds"]
+__all__ = ["Bound", "Evidence", "Fit", "Route", "Seconds"]
 
 
 class Seconds(NamedTuple):
@@ -27,11 +27,41 @@ class Seconds(NamedTuple):
         return self.compile + self.run
 
 
+class Route(NamedTuple):
+    """One way to log p(x): how it was had, nats, Monte Carlo standard error, Pareto k-hat of its weights."""
+
+    how: str
+    nats: float
+    standard_error: float | None = None
+    k_hat: float | None = None
+
+
+class Bound(NamedTuple):
+    """The importance-weighted bound E log (1/K) Σ_k w_k ≤ log p(x) of `draws` = K weights, nats."""
+
+    draws: int
+    nats: float
+    standard_error: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """The ledger log p(x) = ELBO + KL(q ‖ p), in nats; what a method cannot give is `None`.
 
-    `standard_error` is the Monte Carlo error of the number that `method` describes.
+    All of it counts the whole posterior: where a program's labels may be exchanged, every relabelled copy of
+    a mode counts, and q is taken with its labels exchanged too, so that KL is the approximation's fault and
+    not the labels'. `symmetry` says how much of that is log K!, added because the copies are separate.
+
+    Attributes
+    ----------
+    log_evidence, elbo, kl : the three; each is had on its own where `method` does not say otherwise.
+    standard_error : Monte Carlo error of the number that `method` describes: the evidence where there is one,
+        else the ELBO.
+    method : how it was had.
+    elbo_error, kl_error : Monte Carlo standard errors.
+    bounds : importance-weighted bounds, the ELBO (K = 1) first (Burda, Grosse & Salakhutdinov 2016).
+    routes : every way by which log p(x) was estimated.
+    symmetry : nats added for copies of the mode under other labels.
     """
 
     log_evidence: float | None = None
@@ -39,6 +69,11 @@ class Evidence:
     kl: float | None = None
     standard_error: float | None = None
     method: str | None = None
+    elbo_error: float | None = None
+    kl_error: float | None = None
+    bounds: tuple[Bound, ...] = ()
+    routes: tuple[Route, ...] = ()
+    symmetry: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

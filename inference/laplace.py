@@ -12,6 +12,7 @@ import numpy as np
 
 from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding
+from triptych.inference.symmetry import NO_LABELS, Relabellings
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["Laplace", "hessian", "laplace", "laplace_from_density", "principal_factor"]
@@ -35,9 +36,11 @@ class Laplace:
     factor : F, (p, r); directions that the data do not determine are left out (r < p). `None` where the
         Hessian was not computed.
     log_density : log density at the mode, nats.
-    log_evidence : log p(x) ≈ log p(x, u*) + p/2 log 2π − ½ log |H| + log_symmetry, nats; `None` for "mle".
+    log_evidence : log p(x) ≈ log p(x, u*) + p/2 log 2π − ½ log |H| + log G, nats, G the number of
+        relabellings; `None` for "mle".
     findings : what does not hold.
     density : log density of u that was approximated.
+    labels : the relabellings that leave it as it is; the Gaussian stands for all of them.
     """
 
     coordinates: Coordinates
@@ -47,6 +50,7 @@ class Laplace:
     log_evidence: float | None
     findings: tuple[Finding, ...]
     density: Callable[[Any], jax.Array]
+    labels: Relabellings = NO_LABELS
 
     @property
     def covariance(self) -> np.ndarray | None:
@@ -72,18 +76,28 @@ class Laplace:
         with double_precision():
             return self.coordinates.natural(self.unconstrained(key, count))
 
-    def sample_stats(self, key: jax.Array, count: int) -> dict[str, np.ndarray]:
-        """Give `lp` (log density of u) and `log_weight` (lp − log q) of the same draws, (1, count), nats."""
+    def sample_stats(self, key: jax.Array, count: int, batch: int = 64) -> dict[str, np.ndarray]:
+        """Give `lp` (log density of u) and `log_weight` (lp − log q) of the same draws, (1, count), nats.
+
+        q is the Gaussian with its labels exchanged; there are no weights where it does not span the space.
+        """
         from triptych.inference.posterior import in_batches
 
         u = self.unconstrained(key, count)
         with double_precision():
-            lp = in_batches(self.density, u[0])[None]
-        if self.factor is None:
-            return {"lp": lp}
-        # The constant of log q cancels in everything that importance weights are used for.
-        noise = np.linalg.lstsq(self.factor, (u[0] - self.mode).T, rcond=None)[0]
-        return {"lp": lp, "log_weight": lp + 0.5 * np.sum(noise**2, axis=0)[None]}
+            lp = in_batches(self.density, u[0], batch=batch)[None]
+            if self.factor is None or self.factor.shape[1] < len(self.mode):
+                return {"lp": lp}
+            mode, inverse = jnp.asarray(self.mode), jnp.asarray(np.linalg.inv(self.factor))
+            constant = -0.5 * len(self.mode) * np.log(2 * np.pi) - np.linalg.slogdet(self.factor)[1]
+
+            def log_q(point: Any) -> jax.Array:
+                return constant - 0.5 * jnp.sum((inverse @ (point - mode)) ** 2)
+
+            def exchanged(point: Any) -> jax.Array:
+                return self.labels.exchanged(self.coordinates, log_q, point)
+
+            return {"lp": lp, "log_weight": lp - in_batches(exchanged, u[0])[None]}
 
 
 def laplace(
@@ -94,6 +108,7 @@ def laplace(
     *,
     objective: str = "map",
     log_symmetry: float = 0.0,
+    labels: Relabellings = NO_LABELS,
     sample_weight: np.ndarray | None = None,
 ) -> Laplace:
     """Approximate the posterior of a program's marginal by a Gaussian around an optimum.
@@ -105,7 +120,8 @@ def laplace(
     args, kwargs : what the program is called with.
     objective : "map": the mode of log p(x, θ) + log |det ∂θ/∂u|, found from `parameters`;
         "mle": the observed information of log p(x|θ) at `parameters`, priors ignored.
-    log_symmetry : nats added to the evidence for modes that are copies of this one (log K!).
+    log_symmetry : nats added to the evidence for modes that are copies of this one.
+    labels : the relabellings that leave p(x, θ) as it is; their number is counted in the evidence.
     sample_weight : (N,) how many rows each row counts for.
     """
     kwargs = kwargs or {}
@@ -128,6 +144,7 @@ def laplace(
         {site: parameter.support for site, parameter in structure.parameters.items()},
         objective=objective,
         log_symmetry=log_symmetry,
+        labels=labels,
     )
 
 
@@ -138,6 +155,7 @@ def laplace_from_density(
     *,
     objective: str = "map",
     log_symmetry: float = 0.0,
+    labels: Relabellings = NO_LABELS,
 ) -> Laplace:
     """Approximate any log density of named parameters; `laplace` says what the arguments are.
 
@@ -182,8 +200,9 @@ def laplace_from_density(
         )
     log_evidence = None
     if objective == "map" and factor.shape[1] == space.size and np.isfinite(value):
-        log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant + log_symmetry
-    return Laplace(space, u, factor, value, log_evidence, findings, density)
+        log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant
+        log_evidence += labels.log_count + log_symmetry
+    return Laplace(space, u, factor, value, log_evidence, findings, density, labels)
 
 
 def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:

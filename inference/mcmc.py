@@ -15,10 +15,11 @@ import numpy as np
 
 from triptych.inference.arguments import checked
 from triptych.inference.diagnostics import diagnose, invariants
+from triptych.inference.evidence import of_chains, walk
 from triptych.inference.fit import Fit
 from triptych.inference.labels import align_all
 from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import assemble, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.posterior import assemble, batch_size, in_batches, log_likelihood_at, point_estimate
 from triptych.inference.precision import matching_precision
 from triptych.inference.starts import Start, around, best_of_climbs, target
 from triptych.inference.status import Finding, say
@@ -121,6 +122,8 @@ class MCMC:
             estimate = point_estimate(samples, {site: p.support for site, p in structure.parameters.items()})
             tree, findings = assemble(m, samples, args, kwargs, sample_stats=statistics)
             total = log_likelihood_at(m, estimate, args, kwargs)
+            chained = walk(start.space, start.density, u, statistics["lp"], samples, groups)
+            evidence, doubts = of_chains(jax.random.fold_in(key, 3), chained, batch_size(structure))
         rows: np.ndarray | None = None
         if "log_likelihood" in tree.children:
             units = tree["log_likelihood"].data_vars.values()
@@ -145,7 +148,8 @@ class MCMC:
             log_likelihood=total,
             objective=np.zeros(0),
             data=tree,
-            findings=tuple(say(finding) for finding in (*diagnosis.findings, *findings)),
+            evidence=evidence,
+            findings=tuple(say(finding) for finding in (*diagnosis.findings, *findings, *doubts)),
             settings=settings,
         )
 

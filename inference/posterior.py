@@ -19,6 +19,7 @@ from triptych.models.errors import InputError
 
 __all__ = [
     "assemble",
+    "batch_size",
     "build",
     "draws",
     "in_batches",
@@ -163,6 +164,16 @@ def in_batches(function: Callable[[Any], Any], samples: Any, batch: int = BATCH)
     return jax.tree.map(lambda value: np.asarray(value)[:count], values)
 
 
+def _bounded(rows: int) -> int:
+    """Keep rows × batch bounded, so that the (batch, rows, K) tables inside a density stay small."""
+    return max(1, min(BATCH, 200_000 // max(rows, 1)))
+
+
+def batch_size(structure: Any) -> int:
+    """Say how many densities of a program may be computed at a time, from its observed sites."""
+    return _bounded(max([int(np.prod(shape[:1])) for shape in structure.observed.values()] or [1]))
+
+
 def pointwise(
     m: Any, samples: Mapping[str, np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray] | None, tuple[Finding, ...]]:
@@ -205,8 +216,7 @@ def pointwise(
                 f"(more than {LARGEST_LOG_LIKELIHOOD} numbers): `loo` needs it. Ask for fewer draws.",
             )
             return None, (finding, *findings)
-        # Keep rows × batch bounded, so that the (batch, rows, K) tables inside stay small.
-        values = in_batches(one, flat, batch=max(1, min(BATCH, 200_000 // max(rows, 1))))
+        values = in_batches(one, flat, batch=_bounded(rows))
     return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, findings
 
 

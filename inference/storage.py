@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from triptych.inference.fit import Evidence, Fit, Seconds
+from triptych.inference.fit import Bound, Evidence, Fit, Route, Seconds
 from triptych.inference.status import Finding, Status
 from triptych.models.errors import InputError
 
@@ -119,10 +119,17 @@ def load(path: str | PathLike[str], model: Callable[..., Any] | None = None) -> 
         log_likelihood=header["log_likelihood"],
         objective=own["objective"].values,
         data=data,
-        evidence=Evidence(**header["evidence"]),
+        evidence=_evidence(decode(header["evidence"])),
         findings=tuple(Finding(*finding) for finding in header["findings"]),
         settings=decode(header["settings"]),
     )
+
+
+def _evidence(fields: dict[str, Any]) -> Evidence:
+    """Make the ledger again; a file of an earlier version has fewer fields."""
+    bounds = tuple(Bound(*bound) for bound in fields.pop("bounds", ()))
+    routes = tuple(Route(*route) for route in fields.pop("routes", ()))
+    return Evidence(**fields, bounds=bounds, routes=routes)
 
 
 def _own_dataset(fit: Fit) -> xr.Dataset:

@@ -12,24 +12,30 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
+from triptych.inference.exchangeable import exchangeable
 from triptych.inference.fit import Evidence, Fit
 from triptych.inference.guides import Resolved, is_point, resolve, whitened, whitening
+from triptych.inference.importance import from_weights
 from triptych.inference.labels import align_all
 from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import assemble, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.posterior import assemble, batch_size, in_batches, log_likelihood_at, point_estimate
 from triptych.inference.precision import matching_precision
+from triptych.inference.program import Structure
 from triptych.inference.schedule import Schedule
 from triptych.inference.starts import Start, best_of_climbs, target
 from triptych.inference.status import Finding, Status, say
+from triptych.inference.symmetry import NO_LABELS, Relabellings, relabellings
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
 
 __all__ = ["SVI"]
 
 BLOCK = 250  # steps compiled as one loop; between blocks the schedule and the progress bar look
+WEIGHTS = 10_000  # ten blocks of the importance-weighted bound of 1000
+WORK = 10**7  # numbers observed × weights, above which the guide's own draws have to do
 # Guides with one mode in the unconstrained space: their draws cannot switch labels.
-UNIMODAL = ("AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoLowRankMultivariateNormal")
-UNIMODAL += ("AutoDelta", "AutoLaplaceApproximation")
+GAUSSIAN = ("AutoDiagonalNormal", "AutoMultivariateNormal", "AutoLowRankMultivariateNormal")
+UNIMODAL = (*GAUSSIAN, "AutoNormal", "AutoDelta", "AutoLaplaceApproximation")
 
 
 class Optimised(NamedTuple):
@@ -113,11 +119,24 @@ class SVI:
             start = best_of_climbs(key_start, m, args, kwargs)
             problem = Problem.make(self, m, start, args, kwargs)
             optimised = optimise(self, problem, key_run, progress)
-            samples, statistics = problem.draw(key_draws, optimised.parameters, self.draws)
+            structure = m.structure(*args, **kwargs)
+            labels = _labels(problem, m, args, kwargs)
+            number = max(self.draws, weights_wanted(structure))
+            samples, statistics = problem.draw(
+                key_draws,
+                optimised.parameters,
+                keep=self.draws,
+                count=number,
+                labels=labels,
+                batch=batch_size(structure),
+            )
+            weights, symmetry = statistics.get("log_weight"), labels.separate
+            statistics = {name: value[:, : self.draws] for name, value in statistics.items()}
             findings: list[Finding] = []
             if problem.resolved.name not in UNIMODAL:
-                samples, findings = _aligned(m, samples, start, args, kwargs)
-            structure = m.structure(*args, **kwargs)
+                samples, findings, symmetry = _aligned(m, samples, start, args, kwargs)
+                weights = None if weights is None else weights + symmetry
+                statistics |= {n: v + symmetry for n, v in statistics.items() if n == "log_weight"}
             estimate = point_estimate(samples, {site: p.support for site, p in structure.parameters.items()})
             tree, more = assemble(m, samples, args, kwargs, sample_stats=statistics)
             total = log_likelihood_at(m, estimate, args, kwargs)
@@ -135,7 +154,7 @@ class SVI:
             log_likelihood=total,
             objective=optimised.trace,
             data=tree,
-            evidence=_evidence(problem.resolved, statistics),
+            evidence=_evidence(problem.resolved, weights, symmetry),
             findings=tuple(say(finding) for finding in (*findings, *more)),
             settings=self._settings(problem.resolved),
         )
@@ -184,9 +203,22 @@ class Problem:
         return cls(fitted, resolved, m, start, matrix, call, svi)
 
     def draw(
-        self, key: jax.Array, parameters: Mapping[str, Any], count: int
+        self,
+        key: jax.Array,
+        parameters: Mapping[str, Any],
+        *,
+        keep: int,
+        count: int,
+        labels: Relabellings,
+        batch: int,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Draw from the guide: site → (1, count, …); with `lp` and `log_weight` = lp − log q in nats."""
+        """Draw from the guide.
+
+        Returns
+        -------
+        Site → (1, keep, …); and `lp` and `log_weight` = lp − log q of `count` draws, the kept ones first,
+        (1, count), nats: q is the guide with its labels exchanged (`symmetry.py`).
+        """
         from numpyro import handlers
         from numpyro.infer.autoguide import AutoLaplaceApproximation
         from numpyro.infer.util import log_density
@@ -197,6 +229,18 @@ class Problem:
         gaussian = None
         if isinstance(guide, AutoLaplaceApproximation) and not own:
             gaussian = guide.get_posterior(parameters)
+        # The same density in closed form, where there is one: quicker to compile than the guide's program.
+        closed = guide.get_posterior(parameters) if self.resolved.name in GAUSSIAN and not own else gaussian
+        centre, matrix = jnp.asarray(self.start.centre, float), jnp.asarray(self.matrix, float)
+        inverse = 1 / matrix if matrix.ndim == 1 else jnp.linalg.inv(matrix)
+
+        def log_q_at(u: Any) -> Any:
+            z = (u - centre) * inverse if inverse.ndim == 1 else inverse @ (u - centre)
+            if closed is not None:
+                return closed.log_prob(z)
+            # An autoguide draws all sites at once, as "_auto_latent", or each by its name.
+            seeded = handlers.seed(handlers.substitute(guide, {"z": z, "_auto_latent": z}), key)
+            return log_density(seeded, args, kwargs, dict(parameters))[0]
 
         def one(index: Any) -> tuple[Any, Any, Any]:
             chosen = jax.random.fold_in(key, index)
@@ -207,18 +251,25 @@ class Problem:
                 seeded = handlers.seed(guide, chosen)
                 log_q, trace = log_density(seeded, args, kwargs, dict(parameters))
                 values = {site: trace[site]["value"] for site in sites}
+            if labels.size > 1:
+                log_q = labels.exchanged(self.start.space, log_q_at, self._unwhitened(values["z"]))
+            else:
+                log_q -= labels.separate
             lp = log_density(handlers.seed(self.program, 0), args, kwargs, values)[0]
             return values, lp, log_q
 
-        values, lp, log_q = in_batches(one, np.arange(count))
+        values, lp, log_q = in_batches(one, np.arange(count), batch=batch)
         statistics = (
             {"lp": lp[None]} if is_point(guide) else {"lp": lp[None], "log_weight": (lp - log_q)[None]}
         )
         if own:
-            return {site: value[None] for site, value in values.items()}, statistics
-        z = values["z"]
-        u = self.start.centre + (z * self.matrix if self.matrix.ndim == 1 else z @ self.matrix.T)
-        return self.start.space.natural(u[None]), statistics
+            return {site: value[None, :keep] for site, value in values.items()}, statistics
+        kept = values["z"][:keep]
+        return self.start.space.natural(np.asarray(self._unwhitened(kept))[None]), statistics
+
+    def _unwhitened(self, z: Any) -> Any:
+        """Give u = centre + W z, for one z (p,) or many (n, p)."""
+        return self.start.centre + (z * self.matrix if self.matrix.ndim == 1 else z @ self.matrix.T)
 
 
 def optimise(
@@ -283,13 +334,28 @@ def _finite(tree: Any) -> bool:
     return all(bool(np.all(np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(tree))
 
 
+def weights_wanted(structure: Structure) -> int:
+    """Say how many importance weights to draw: enough for the bound of 1000, fewer where rows are many."""
+    numbers = sum(int(np.prod(shape)) for shape in structure.observed.values())
+    return int(min(WEIGHTS, WORK // max(numbers, 1)))
+
+
+def _labels(problem: Problem, m: Marginal, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Relabellings:
+    """Find the labels that a guide with one mode has to be exchanged over."""
+    if problem.resolved.name not in UNIMODAL or problem.resolved.own or is_point(problem.resolved.guide):
+        return NO_LABELS
+    centre = {s: np.asarray(v) for s, v in problem.start.space.constrain(problem.start.centre).items()}
+    return relabellings(exchangeable(m, centre, *args, **kwargs))
+
+
 def _aligned(
     m: Marginal,
     samples: Mapping[str, np.ndarray],
     start: Start,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> tuple[dict[str, np.ndarray], list[Finding]]:
+) -> tuple[dict[str, np.ndarray], list[Finding], float]:
+    """Align draws that may have switched labels; also log K! where none had: the guide holds one mode."""
     pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
     flat, groups = align_all(m, {site: value[0] for site, value in samples.items()}, pivot, *args, **kwargs)
     findings = [
@@ -297,16 +363,11 @@ def _aligned(
         for group, found in groups
         if found.ambiguous
     ]
-    return {site: value[None] for site, value in flat.items()}, findings
+    one_mode = [group for group, found in groups if found.relabelled == 0 and not found.ambiguous]
+    return {site: value[None] for site, value in flat.items()}, findings, relabellings(one_mode).log_count
 
 
-def _evidence(resolved: Resolved, statistics: Mapping[str, np.ndarray]) -> Evidence:
-    if "log_weight" not in statistics:
+def _evidence(resolved: Resolved, weights: np.ndarray | None, symmetry: float) -> Evidence:
+    if weights is None:
         return Evidence(method=f"{resolved.name} is a point: its objective bounds nothing")
-    weights = statistics["log_weight"]
-    error = float(np.std(weights, ddof=1) / np.sqrt(weights.size)) if weights.size > 1 else None
-    return Evidence(
-        elbo=float(np.mean(weights)),
-        standard_error=error,
-        method=f"ELBO of {resolved.name}, {weights.size} draws",
-    )
+    return from_weights(weights, resolved.name, symmetry=symmetry)

@@ -41,7 +41,9 @@ def _methods(comparison: Any) -> Any:
     columns = {
         "log p(x|θ̂)": ("log_likelihood", 2),
         "ELBO": ("elbo", 2),
+        "KL(q‖p)": ("kl", 2),
         "log p(x)": ("log_evidence", 2),
+        "elpd": ("elpd", 1),
         "R-hat": ("r_hat", 3),
         "ESS": ("ess", 0),
         "k-hat": ("k_hat", 2),

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from triptych.inference.balance_words import HOPELESS_KHAT, above_the_evidence, balance, title, uncovered
 from triptych.inference.fit import Fit
+from triptych.inference.importance import LARGEST_KHAT
 
 __all__ = ["sentences", "title"]
 
@@ -18,15 +20,8 @@ SPREAD = 0.1
 BEYOND_NOISE = 3.0
 # A shift of this many standard deviations is another mode, not an inaccuracy.
 ANOTHER_MODE = 5.0
-LARGEST_KHAT = 0.7
 
-NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC"}
 COUNTS = {2: "Both agree", 3: "All three agree", 4: "All four agree"}
-
-
-def title(name: str) -> str:
-    """Write a fit's name as in a sentence: EM, SVI, MCMC; any other name as it is."""
-    return NAMES.get(name.lower(), name)
 
 
 def sentences(
@@ -34,11 +29,13 @@ def sentences(
     reference: str,
     parameters: Sequence[Mapping[str, Any]],
     methods: Mapping[str, Mapping[str, Any]],
+    ways: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, ...]:
     """Say what a comparison found.
 
-    First what cannot be trusted (the reference before the others), then the distances that are neither small
-    nor noise, worst first; when there are none, that the methods agree, and how closely.
+    First what cannot be trusted (the reference before the others, then approximations that miss the
+    posterior altogether), then the distances that are neither small nor noise, worst first; when there are
+    none, that the methods agree, and how closely. Last the ledger, log p(x) = ELBO + KL.
 
     Parameters
     ----------
@@ -46,19 +43,26 @@ def sentences(
     reference : the name of the reference.
     parameters : the rows of `Comparison.parameters`.
     methods : name → the row of `Comparison.methods`.
+    ways : the rows of `Comparison.evidence`.
     """
     doubts = [
-        f"{title(name)}{', the reference,' if name == reference else ''} ended badly: {fit.status.value}"
+        f"{title(name)}{', the reference,' if name == reference else ''} ended badly: {_ending(fit)}"
         for name, fit in sorted(fits.items(), key=lambda item: item[0] != reference)
         if not fit.status.ok
     ]
+    hopeless = [name for name in fits if methods[name].get("k_hat", 0.0) > HOPELESS_KHAT]
+    doubts += [uncovered(name, fits[name], methods[name]) for name in hopeless]
+    doubts += above_the_evidence(methods, ways)
     doubts += _missing(fits, reference)
     measured = [row for row in parameters if row["method"] != reference and np.isfinite(row["mean_error"])]
     judged: list[tuple[float, str]] = []
     for name in fits:
-        judged += _of_method(
-            name, reference, [row for row in measured if row["method"] == name], methods[name]
-        )
+        own = _of_method(name, reference, [row for row in measured if row["method"] == name], methods[name])
+        if LARGEST_KHAT < methods[name].get("k_hat", 0.0) <= HOPELESS_KHAT:
+            # Beside the worst of what it did.
+            worst = max((severity for severity, _ in own), default=0.0)
+            own.insert(0, (worst, uncovered(name, fits[name], methods[name])))
+        judged += own
     judged.sort(key=lambda item: -item[0])
     found = [text for _, text in judged]
     if not found and measured:
@@ -69,7 +73,13 @@ def sentences(
             f"{opening}: the largest distance is {worst['wasserstein']:.2f} reference sd, "
             f"at {worst['parameter']} under {title(worst['method'])}."
         )
-    return tuple(doubts + found)
+    return tuple(doubts + found + balance(methods, ways))
+
+
+def _ending(fit: Fit) -> str:
+    """Say how a fit ended, with the number that shows it where a finding has one."""
+    texts = [finding.text for finding in fit.findings if finding.code == fit.status.name]
+    return texts[0] if texts else fit.status.value
 
 
 def _missing(fits: Mapping[str, Fit], reference: str) -> list[str]:
@@ -121,10 +131,6 @@ def _of_method(
             # An sd wrong by a factor r counts like a shift of |log r| sd.
             severity = abs(float(np.log(max(worst["sd_ratio"], 1e-3))))
             out.append((severity, f"{who} {verb} the sd of {worst['parameter']} by {change:.0f} %{others}."))
-    k = method["k_hat"]
-    if np.isfinite(k) and k > LARGEST_KHAT:
-        text = f"{who}'s draws miss part of the posterior (Pareto k-hat {k:.2f}, above {LARGEST_KHAT:g})."
-        out.append((0.0, text))
     return out
 
 

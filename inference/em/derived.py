@@ -195,15 +195,14 @@ class DerivedKernel:
 
         gaussian = laplace_from_density(log_density, start, supports, objective=objective)
         carried: dict[str, Any] = {}
-        first, second = jax.random.split(key)
         if hasattr(e_step, "carry") and gaussian.factor is not None:
             gaussian, follow = profile(gaussian, tuple(shape.sites))
-            carried = follow(gaussian.unconstrained(first, draws)[0])
-        samples = gaussian.draws(first, draws)
+            carried = follow(gaussian.unconstrained(key, draws)[0])
+        samples = gaussian.draws(key, draws)
         samples = {name: samples[name] for name in shape.sites}
         count = len(next(iter(samples.values()))[0])
         flat = {name: jnp.asarray(value[0]) for name, value in samples.items()} | carried
-        latents = _draw_latents(problem, flat, jax.random.split(second, count))
+        latents = _draw_latents(problem, flat, jax.random.split(jax.random.fold_in(key, 1), count))
         return gaussian, samples | {name: np.asarray(value)[None] for name, value in latents.items()}
 
     def review(self, parameters: Parameters) -> Sequence[Review]:

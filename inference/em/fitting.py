@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from triptych.inference.criteria import free_parameters
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.kernel import Kernel, Review, Start
 from triptych.inference.em.loop import Run
@@ -18,6 +19,7 @@ from triptych.inference.fit import Fit
 from triptych.inference.status import Finding, Status, say
 from triptych.inference.timing import Stopwatch
 from triptych.models.errors import InputError
+from triptych.models.linear_regression import BayesianLinearRegression
 
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
@@ -60,6 +62,7 @@ def assemble_fit(
             tree[name] = xr.DataTree(group)
     tree["plan"] = xr.DataTree(plan(explain(kernel, em.objective)))
     tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
+    tree["criteria"] = xr.DataTree(_counts(kernel, natural))
     return Fit(
         method=em.method,
         model=kernel.model,
@@ -103,6 +106,14 @@ def landscape(start: Start, run: Run, reviews: Sequence[Review]) -> xr.Dataset:
         },
         coords={"restart": np.arange(len(run.objective))},
     )
+
+
+def _counts(kernel: Kernel, natural: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """Count the free parameters of the sites that EM maximised, and the rows: what BIC charges for."""
+    free = free_parameters({site: (np.shape(natural[site]), how) for site, how in kernel.supports.items()})
+    # A regression's intercept is maximised too, in closed form.
+    free += isinstance(kernel.model, BayesianLinearRegression) and "intercept" in natural
+    return xr.Dataset({"free": free, "rows": kernel.count})
 
 
 def _best(run: Run) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ import xarray as xr
 from scipy.special import gammaln
 
 from triptych.inference.em.kernel import Kernel
-from triptych.inference.fit import Evidence
+from triptych.inference.exchangeable import exchangeable as find_exchangeable
+from triptych.inference.fit import Evidence, Route
+from triptych.inference.importance import from_weights
 from triptych.inference.laplace import Laplace, laplace
 from triptych.inference.marginal import marginal
-from triptych.inference.posterior import assemble
+from triptych.inference.posterior import assemble, batch_size
 from triptych.inference.status import Finding
+from triptych.inference.symmetry import NO_LABELS, relabellings
 
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
@@ -54,11 +58,32 @@ def laplace_posterior(
         tree, findings = assemble(m, point, args, kwargs)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text), *findings)
     gaussian, samples = kernel.approximate(parameters, em.objective, key, em.draws)
-    tree, findings = assemble(m, {site: samples[site] for site in parameters}, args, kwargs)
-    evidence = Evidence()
-    if gaussian.log_evidence is not None:
-        evidence = Evidence(log_evidence=gaussian.log_evidence, method="Laplace at EM's optimum")
-    return tree, evidence, (*gaussian.findings, *findings)
+    statistics = None
+    if em.objective == "map" and gaussian.log_evidence is not None:
+        statistics = gaussian.sample_stats(key, em.draws, batch_size(m.structure(*args, **kwargs)))
+    tree, findings = assemble(
+        m, {site: samples[site] for site in parameters}, args, kwargs, sample_stats=statistics
+    )
+    return tree, _evidence(gaussian, statistics), (*gaussian.findings, *findings)
+
+
+def _evidence(gaussian: Laplace, statistics: Mapping[str, np.ndarray] | None) -> Evidence:
+    """Give Laplace's evidence, with the ELBO and the importance-weighted bounds of its Gaussian."""
+    if gaussian.log_evidence is None:
+        return Evidence()
+    how, weights = "Laplace at EM's optimum", (statistics or {}).get("log_weight")
+    route = Route(how, gaussian.log_evidence)
+    separate = gaussian.labels.separate
+    if weights is None:
+        return Evidence(gaussian.log_evidence, method=how, routes=(route,), symmetry=separate)
+    found = from_weights(weights, "Laplace's Gaussian", symmetry=separate)
+    return dataclasses.replace(
+        found,
+        log_evidence=gaussian.log_evidence,
+        standard_error=None,
+        method=how,
+        routes=(route, *found.routes),
+    )
 
 
 def around_marginal(
@@ -74,18 +99,23 @@ def around_marginal(
 ) -> tuple[Laplace, dict[str, np.ndarray]]:
     """Laplace on the marginal of a program, its relabelled copies counted in the evidence.
 
-    `exchangeable` is how many components can be relabelled; `None`: all K of them. `sample_weight` (N,) is
-    how many rows each row counts for.
+    `exchangeable` is how many components can be relabelled where it is not all of them: then each
+    relabelling is taken to be a separate mode. `sample_weight` (N,) is how many rows each row counts for.
     """
-    copies = getattr(model, "components", 1) if exchangeable is None else exchangeable
-    symmetry = float(gammaln(copies + 1))
+    m = marginal(model)
+    labels, symmetry = NO_LABELS, 0.0
+    if objective == "map" and exchangeable in (None, getattr(model, "components", None)):
+        labels = relabellings(find_exchangeable(m, parameters, *args, **kwargs))
+    elif exchangeable is not None:
+        symmetry = float(gammaln(exchangeable + 1))
     gaussian = laplace(
-        marginal(model),
+        m,
         parameters,
         args,
         kwargs,
         objective=objective,
         log_symmetry=symmetry,
+        labels=labels,
         sample_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
     )
     return gaussian, gaussian.draws(key, draws)

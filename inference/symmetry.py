@@ -1,0 +1,95 @@
+"""Labels counted: an approximation with its labels exchanged, so that it stands for the whole posterior.
+
+A posterior whose K labels may be exchanged has K! copies of every mode; draws with aligned labels, and a
+guide with one mode, see one. With q_sym(θ) = (1/G) Σ_π q(π θ) over all G relabellings the others are counted
+without a word on whether the copies are separate or run into each other: draws of q, relabelled at random,
+are draws of q_sym, and log p(x, θ) − log q_sym(θ) does not change with the labels of θ. Where G is too large
+to sum over, the copies are taken to be separate: then q_sym = q / G, and log G is added instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.exchangeable import Exchangeable, permute
+from triptych.inference.unconstrained import Coordinates
+
+__all__ = ["NO_LABELS", "Relabellings", "relabellings"]
+
+MOST = 720  # relabellings summed over one by one: 6!
+
+
+@dataclasses.dataclass(frozen=True)
+class Relabellings:
+    """The label symmetry of a posterior.
+
+    Attributes
+    ----------
+    groups : the exchangeable labels.
+    choices : the relabellings summed over, one permutation a group each; the identity first.
+    separate : log of how many copies of the mode are taken to be separate instead, nats.
+    """
+
+    groups: tuple[Exchangeable, ...]
+    choices: tuple[tuple[tuple[int, ...], ...], ...]
+    separate: float
+
+    @property
+    def size(self) -> int:
+        """How many relabellings are summed over, G."""
+        return len(self.choices)
+
+    @property
+    def log_count(self) -> float:
+        """Log of how many copies a mode has, itself among them, nats."""
+        return math.log(self.size) + self.separate
+
+    def orbit(self, space: Coordinates, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Give every relabelling of u, (G, p), and the log-Jacobian log |∂θ/∂u| at each, (G,)."""
+        theta = space.constrain(u)
+        points = [u]
+        for choice in self.choices[1:]:
+            moved = theta
+            for group, permutation in zip(self.groups, choice, strict=True):
+                moved = permute(moved, group, jnp.asarray(permutation))
+            points.append(space.unconstrain(moved))
+        stacked = jnp.stack(points)
+        return stacked, jax.vmap(space.log_jacobian)(stacked)
+
+    def exchanged(self, space: Coordinates, log_q: Callable[[Any], jax.Array], u: jax.Array) -> jax.Array:
+        """Give log q_sym at u, as a density of u (nats), q given by its log density of u.
+
+        The density that labels permute is that of θ, so each term takes its own Jacobian.
+        """
+        if self.size == 1:
+            return log_q(u) - self.separate
+        points, jacobians = self.orbit(space, u)
+        terms = jax.vmap(log_q)(points) - jacobians
+        return jax.nn.logsumexp(terms) - math.log(self.size) + jacobians[0] - self.separate
+
+
+NO_LABELS = Relabellings((), ((),), 0.0)
+
+
+def relabellings(groups: Sequence[Exchangeable], most: int = MOST) -> Relabellings:
+    """List the relabellings of exchangeable groups: all of them, or the identity alone above `most`.
+
+    Parameters
+    ----------
+    groups : from `exchangeable`; none for a program without labels.
+    most : relabellings that are summed over one by one.
+    """
+    total = math.prod(math.factorial(group.size) for group in groups)
+    if total > most:
+        identity = tuple(tuple(range(group.size)) for group in groups)
+        return Relabellings(tuple(groups), (identity,), float(np.log(float(total))))
+    each = [itertools.permutations(range(group.size)) for group in groups]
+    return Relabellings(tuple(groups), tuple(itertools.product(*each)), 0.0)
