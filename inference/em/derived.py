@@ -305,13 +305,13 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     roles = roles_of(program, sites, args, kwargs, call.latents)
     maximised = {name: sites.parameters[name] for name in roles.parameters}
     supports = {name: site.support for name, site in maximised.items()}
+    by_gradient = _by_gradient(call.m_step, maximised)
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
     point = jitter(key, middle(maximised), supports)
     maker = maker_of(call.e_step)
     everything = Bound(program, args, kwargs, sites, roles.latents, point, frozenset())
     likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))
     step = likelihood if call.objective == "mle" else maker.make(everything)
-    by_gradient = _by_gradient(call.m_step, maximised)
     blocks: tuple[Block, ...] = ()
     if by_gradient is not None:
         posterior = jax.jit(partial(step.noise, key, 1.0))(point | _carried(step), args, kwargs)
