@@ -99,7 +99,7 @@ def analyse(
     if len(names) > MANY:
         text = (
             f"The program has {len(names)} discrete latents ('{names[0]}', '{names[1]}', …), which takes "
-            "minutes to compile. Write a chain as numpyro's `scan`, and independent latents as one in a plate."
+            "minutes to compile. Write a chain as numpyro's `scan`, and independent latents as a plate."
         )
         say(Finding("MANY_LATENTS", text))
 
