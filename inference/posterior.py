@@ -223,8 +223,9 @@ def pointwise(
 def _one_unit(name: str) -> Finding:
     return Finding(
         "ONE_CHAIN",
-        f"All of '{name}' is one chain, of which no step can be left out: there is no pointwise log-likelihood "
-        "and no `loo`. `marginal(model).one_step_ahead` gives the log density of each step given the past.",
+        f"All of '{name}' is one chain, of which no step can be left out: there is no pointwise "
+        "log-likelihood and no `loo`. `marginal(model).one_step_ahead` gives the log density of each step "
+        "given the past.",
     )
 
 

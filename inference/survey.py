@@ -142,6 +142,7 @@ class _Sites(Messenger):
         f, init, *_ = msg["args"]
         steps, at = step_inputs(msg)
         if steps == 0:
+            self.chains.extend(() if self.depth else (None,))
             return
         kept, self.sites, random = self.sites, {}, dict(self.random)
         self.depth += 1
