@@ -21,7 +21,7 @@ from triptych.models.errors import InputError
 __all__ = ["Component", "Plan", "analyse", "depends_on"]
 
 
-MANY = 40  # discrete latents, one by one in a Python loop, beyond which compiling takes minutes
+MANY = 20  # discrete latents, one by one in a Python loop, beyond which compiling takes long
 
 
 class Component(NamedTuple):
@@ -99,7 +99,7 @@ def analyse(
     if len(names) > MANY:
         text = (
             f"The program has {len(names)} discrete latents ('{names[0]}', '{names[1]}', …), which takes "
-            "minutes to compile. Write a chain as numpyro's `scan`, and independent latents as a plate."
+            "long to compile. Write a chain as numpyro's `scan`, and independent latents as a plate."
         )
         say(Finding("MANY_LATENTS", text))
 

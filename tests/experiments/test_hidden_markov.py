@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +17,9 @@ from scipy.stats import norm, poisson
 from triptych.experiments.data import load_data
 from triptych.experiments.programs import load_model
 from triptych.experiments.reading import read_experiment
+from triptych.experiments.report.chains import states
+from triptych.experiments.report.fitted import membership
+from triptych.experiments.report.gather import Run
 from triptych.inference.em import EM
 from triptych.inference.em.derived import derive
 from triptych.inference.em.kernel import Call
@@ -198,3 +203,21 @@ def test_three_methods_run_from_one_declaration() -> None:
         assert r.shape == (80, 2)
         np.testing.assert_allclose(r.sum(axis=1), 1, rtol=1e-9)
         assert np.mean(r.argmax(axis=1) == fits[0].responsibilities(x).argmax(axis=1)) > 0.8
+
+
+def test_the_page_keeps_a_chain_in_its_order_in_time() -> None:
+    series = np.array([1.0, 9.0, 8.0, 2.0])
+    table = np.array([[0.99, 0.01], [0.2, 0.8], [0.05, 0.95], [0.97, 0.03]])
+    fit: Any = SimpleNamespace(parameters={"rate": np.array([1.5, 8.5])})
+    run = Run({}, {}, {"em": fit}, None, "em", None, ("count",), None, {"em": table}, True, series)
+    section = states(run, {})
+    assert section is not None
+    assert section.title == "Which state, when"
+    assert [colour for _, colour in section.legend] == ["state 0", "state 1"]
+    assert [picture.fit for picture in section.pictures] == ["", "em"]
+    assert "rate: 1.5, 8.5" in section.pictures[0].image
+    assert section.pictures[1].caption == "25 % of the steps are in no state with more than 90 %."
+    assert "step" in section.pictures[1].image
+    assert "reference's order" not in section.pictures[1].image
+    assert membership(run, {}) is None
+    assert states(dataclasses.replace(run, chain=False), {}) is None

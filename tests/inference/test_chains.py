@@ -17,7 +17,8 @@ from scipy.stats import poisson
 
 from triptych.inference.em.expected import joint_of
 from triptych.inference.marginal import marginal
-from triptych.models.errors import InputError
+from triptych.inference.posterior import pointwise
+from triptych.models.errors import InferenceWarning, InputError
 
 rng = np.random.default_rng(7)
 COUNTS = np.array([3, 1, 6, 2, 9])
@@ -367,3 +368,55 @@ def test_what_no_chain_can_follow_is_refused_by_name(kind, words):
         marginal(refused(kind)).log_density({}, REALS)
     for word in words:
         assert word in str(error.value)
+
+
+def test_sequences_are_units_of_the_likelihood_and_a_chain_alone_is_none():
+    case = Case(plated, TABLE, {"state": ((1, 1, 1), 2)}, "x")
+    draws = {name: np.stack([np.stack([value] * 3)] * 2) for name, value in case.theta.items()}
+    rows, findings = pointwise(marginal(plated), draws, (TABLE,), {})
+    assert rows["x"].shape == (2, 3, 2)
+    assert findings == ()
+    case = CASES["poisson"]
+    draws = {name: np.asarray(value)[None, None].repeat(3, axis=1) for name, value in case.theta.items()}
+    rows, findings = pointwise(marginal(poisson_chain), draws, (COUNTS,), {})
+    assert rows is None
+    assert [finding.code for finding in findings] == ["ONE_CHAIN"]
+    assert "one_step_ahead" in findings[0].text
+
+
+def test_other_scans_may_stand_beside_a_chain():
+    """One without latents before it, one without steps between, and a second chain after it."""
+
+    def program(x):
+        _, drift = scan(lambda c, v: (c + v, c), 0.0, jnp.asarray([0.1, 0.2, 0.3, 0.4]))
+        scan(lambda c, v: (c, None), 0.0, jnp.zeros(0))
+        rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])
+
+        def chain(name):
+            def step(before, value):
+                z = numpyro.sample(f"z_{name}", dist.Categorical(rows[before]))
+                numpyro.sample(f"x_{name}", dist.Normal(z + value[1], 1.0), obs=value[0])
+                return z, drift.sum()
+
+            return scan(step, 0, (x, drift))[1]
+
+        chain("a")
+        total = chain("b").sum()  # hangs on no latent, though it comes out of a chain's scan
+        numpyro.sample("y", dist.Normal(total, 1.0), obs=1.0)
+
+    m = marginal(program)
+    rows = m.log_likelihood({}, REALS)
+    assert list(rows) == ["x_a", "x_b", "y"]
+    np.testing.assert_allclose(rows["x_a"], rows["x_b"])
+    np.testing.assert_allclose(rows["y"], dist.Normal(4 * 1.0, 1.0).log_prob(1.0))
+    np.testing.assert_allclose(m.log_density({}, REALS), sum(np.sum(row) for row in rows.values()))
+
+
+def test_a_long_loop_of_latents_is_advised_to_be_a_scan():
+    def program(x):
+        for i in range(21):
+            z = numpyro.sample(f"z{i}", dist.Bernoulli(0.5))
+            numpyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.warns(InferenceWarning, match="MANY_LATENTS.*`scan`"):
+        marginal(program).structure(0.3)
