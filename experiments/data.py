@@ -175,9 +175,8 @@ def _labels(table: Table, settings: DataSettings, source: str) -> np.ndarray:
     whole = labels == np.floor(labels)
     if not whole.all():
         n = int(np.argmin(whole))
-        refuse(
-            f"data.labels: row {n + 1} of {source} has {cells[n]!r} in {name!r}; give names or whole numbers."
-        )
+        where = f"row {n + 1} of {source} has {str(cells[n])!r} in {name!r}"
+        refuse(f"data.labels: {where}; give names or whole numbers.")
     return labels.astype(int)
 
 

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from numpyro.distributions import Distribution, constraints
 
 from triptych.models.errors import InputError
+from triptych.models.matrices import inverse
 
 __all__ = [
     "Blocks",
@@ -197,12 +198,6 @@ def _noise(key: jax.Array | None, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 def _log_density(residual: Any, covariance: Any, observed: Any) -> Any:
     """Give the densities (…, B) of rows (…, B, D) that have the same cells (…, D), 0 where one is missing."""
-    factor = jnp.linalg.cholesky(observed_part(covariance, observed))
-    shape = jnp.broadcast_shapes(factor.shape[:-2], residual.shape[:-2])
-    factor = jnp.broadcast_to(factor, shape + factor.shape[-2:])
-    residual = jnp.broadcast_to(residual, shape + residual.shape[-2:])
-    half = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(residual, -2, -1), lower=True)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
-    cells = jnp.sum(observed, axis=-1)
-    constant = -log_det - 0.5 * np.log(2 * np.pi) * cells
-    return constant[..., None] - 0.5 * jnp.sum(half**2, axis=-2)
+    precision, log_det = inverse(observed_part(covariance, observed))
+    constant = 0.5 * (log_det - np.log(2 * np.pi) * jnp.sum(observed, axis=-1))
+    return constant[..., None] - 0.5 * jnp.sum((residual @ precision) * residual, axis=-1)

@@ -27,11 +27,30 @@ def data_and_components(run: Run, pens: Pens) -> Section | None:
     if not found or run.x is None or run.x.shape[1] != next(iter(found.values())).means.shape[1]:
         return None
     draw = {1: _one_column, 2: _two_columns}.get(run.x.shape[1], _many_columns)
-    section = draw(run, run.x, found, pens)
+    x, filled = _filled(run, run.x)
+    section = draw(run, x, found, pens)
+    if filled:
+        section = section._replace(intro=f"{section.intro} {filled}")
     if len(run.x) > mixtures.MOST_POINTS and run.x.shape[1] > 1:
         drawn = f" Of {fixed(len(run.x), 0)} rows, {fixed(mixtures.MOST_POINTS, 0)} are drawn."
         section = section._replace(intro=section.intro + drawn)
     return section if section.pictures else None
+
+
+def _filled(run: Run, x: np.ndarray) -> tuple[np.ndarray, str]:
+    """Give rows that can be drawn, and what to say of it: missing cells are where the reference puts them."""
+    gaps = np.isnan(x)
+    if not gaps.any():
+        return x, ""
+    if run.reference in run.imputations and x.shape[1] > 1:
+        count = int(gaps.any(axis=1).sum())
+        rows = (
+            f"The {count} rows with a missing cell stand"
+            if count > 1
+            else "The row with a missing cell stands"
+        )
+        return run.imputations[run.reference].mean, f"{rows} where the reference expects that cell."
+    return x[~gaps.any(axis=1)], "Rows with a missing cell are left out."
 
 
 def _section(intro: str, pictures: Sequence[Picture], **more: Any) -> Section:

@@ -20,11 +20,15 @@ from triptych.inference import distances
 from triptych.inference.arguments import recall
 from triptych.inference.compare import Comparison, compare
 from triptych.inference.fit import Fit
+from triptych.inference.imputation import Imputation, impute
 from triptych.inference.marginal import marginal
-from triptych.inference.posterior import draws
+from triptych.inference.posterior import build, draws
 from triptych.models.errors import InferenceWarning, InputError
+from triptych.models.gaussian_mixture import GaussianMixture
 
 __all__ = ["Run", "elements", "gather", "located"]
+
+MOST_DRAWS = 400  # of a fit's, that missing cells are imputed under
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Run:
     responsibilities : name → (N, K).
     chain : whether the rows are the steps of a hidden Markov chain.
     series : (N,) the first column of a chain's data, or `None`.
+    imputations : name → the missing cells filled in; empty where there are none.
     """
 
     config: Mapping[str, Any]
@@ -56,6 +61,7 @@ class Run:
     responsibilities: Mapping[str, np.ndarray]
     chain: bool = False
     series: np.ndarray | None = None
+    imputations: Mapping[str, Imputation] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -89,6 +95,7 @@ def gather(directory: Path, comparison: Comparison | None = None) -> Run:
         fits = dict(comparison.fits) if comparison is not None else {}
         args = _arguments(fits, data)
         responsibilities = _responsibilities(fits, args)
+        imputations = _imputations(fits, args)
     x = args[0] if args and np.ndim(args[0]) == 2 else None
     columns = data.columns if data is not None else tuple(manifest.get("data", {}).get("columns") or ())
     target = data.target if data is not None and len(args) == 1 else None
@@ -99,7 +106,18 @@ def gather(directory: Path, comparison: Comparison | None = None) -> Run:
     if series is not None and any(len(table) != len(series) for table in responsibilities.values()):
         series = None
     return Run(
-        config, manifest, fits, comparison, reference, x, columns, target, responsibilities, chain, series
+        config,
+        manifest,
+        fits,
+        comparison,
+        reference,
+        x,
+        columns,
+        target,
+        responsibilities,
+        chain,
+        series,
+        imputations,
     )
 
 
@@ -170,6 +188,21 @@ def _is_chain(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> bool:
             continue
         return any(latent.chain is not None for latent in latents.values())
     return False
+
+
+def _imputations(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> dict[str, Imputation]:
+    if not args or np.ndim(args[0]) != 2 or not np.any(np.isnan(args[0])):
+        return {}
+    found = {}
+    for name, fit in fits.items():
+        if not isinstance(fit.model, GaussianMixture):
+            continue
+        samples = draws(fit)
+        chains, count = next(iter(samples.values())).shape[:2]
+        step = max(1, chains * count // MOST_DRAWS)
+        thinned = build({site: values[:, ::step] for site, values in samples.items()})
+        found[name] = impute(dataclasses.replace(fit, data=thinned), *args)
+    return found
 
 
 def elements(fit: Fit) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from triptych.experiments.report.chains import states
 from triptych.experiments.report.fitted import components, data_and_components, membership
 from triptych.experiments.report.gather import Run, gather
 from triptych.experiments.report.journey import way_there
+from triptych.experiments.report.missing import missing_cells
 from triptych.experiments.report.numbers import fixed, seconds
 from triptych.experiments.report.panels import coefficients, most_shown, parameter_names, three_panels
 from triptych.experiments.report.tables import fits_table, parameters_table
@@ -27,7 +28,16 @@ __all__ = ["marked", "render", "write_report"]
 HERE = Path(__file__).resolve().parent
 # Rows of the table of numbers beyond the ones drawn; the rest is in comparison.json.
 MOST_PARAMETERS = 400
-SECTIONS = (three_panels, data_and_components, components, coefficients, states, membership, way_there)
+SECTIONS = (
+    three_panels,
+    data_and_components,
+    missing_cells,
+    components,
+    coefficients,
+    states,
+    membership,
+    way_there,
+)
 
 
 def write_report(directory: Path, comparison: Comparison | None = None) -> Path:

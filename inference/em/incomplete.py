@@ -25,6 +25,7 @@ from jax import lax
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import CHUNK_BYTES, em_step, restricted
 from triptych.inference.em.gaussian import TINY, GaussianFamily, symmetric
+from triptych.models.matrices import inverse
 from triptych.models.missing import blocks_of, moments, observed_part
 
 __all__ = ["Block", "IncompleteProblem", "conditionals", "filled", "incomplete_problem"]
@@ -136,12 +137,9 @@ class IncompleteProblem:
 
 def conditionals(covariances: Array, there: Array) -> Conditionals:
     """Regress all columns on those that are there: covariances (k, D, D), there (M, D)."""
-    factors = jnp.linalg.cholesky(observed_part(covariances, there[:, None, :]))
-    identity = jnp.broadcast_to(jnp.eye(there.shape[1], dtype=covariances.dtype), factors.shape)
-    half = jax.scipy.linalg.solve_triangular(factors, identity, lower=True)
+    precision, log_det = inverse(observed_part(covariances, there[:, None, :]))
     both = there[:, None, :, None] * there[:, None, None, :]
-    precision = (jnp.swapaxes(half, -2, -1) @ half) * both
-    log_det = -2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+    identity, precision = jnp.eye(there.shape[1], dtype=covariances.dtype), precision * both
     # What was observed is itself, exactly: rounding must not move it.
     regression = jnp.where(there[:, None, :, None] > 0, identity * both, covariances @ precision)
     neither = (1 - there)[:, None, :, None] * (1 - there)[:, None, None, :]

@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal
 from triptych.inference.marginal import marginal
 from triptych.models import GaussianMixture, InputError
 from triptych.models.gaussian_prior import COVARIANCES, incomplete_covariance
+from triptych.models.matrices import inverse
 from triptych.models.missing import blocks_of, moments
 
 K, D, N = 2, 3, 30
@@ -129,6 +130,23 @@ def test_moments_are_each_columns_own() -> None:
     weight = np.random.default_rng(0).integers(1, 4, len(x))
     for one, other in zip(moments(x, weight), moments(np.repeat(x, weight, axis=0)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 4, 12])
+def test_small_matrices_are_inverted_and_differentiated(size: int) -> None:
+    factor = np.random.default_rng(size).normal(size=(5, size, size))
+    matrices = jnp.asarray(factor @ np.swapaxes(factor, 1, 2) + 0.1 * np.eye(size))
+    inverted, log_det = inverse(matrices)
+    np.testing.assert_allclose(inverted, np.linalg.inv(matrices), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(log_det, -np.linalg.slogdet(matrices)[1], rtol=1e-10)
+    change = jnp.asarray(factor + np.swapaxes(factor, 1, 2))
+
+    def by_peer(m: Any) -> Any:
+        return jnp.linalg.inv(m), -jnp.linalg.slogdet(m)[1]
+
+    for one, other in zip(*(jax.jvp(f, (matrices,), (change,))[1] for f in (inverse, by_peer)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8 * float(jnp.max(jnp.abs(other))))
+    assert bool(jnp.all(jnp.isnan(inverse(-matrices)[1])))
 
 
 def test_wrong_input_is_refused_by_name() -> None:
