@@ -14,6 +14,7 @@ from triptych.experiments.report.gather import Run
 from triptych.experiments.report.numbers import fixed, number
 from triptych.experiments.report.parts import Pens, Picture, Section
 from triptych.inference.imputation import Imputation
+from triptych.inference.verdict import title
 
 __all__ = ["missing_cells"]
 
@@ -36,7 +37,7 @@ def missing_cells(run: Run, pens: Pens) -> Section | None:
         rows = rows[np.argsort(run.imputations[guide].mean[rows, d], kind="stable")]
         observed = run.x[~gaps[:, d], d]
         said = "; ".join(
-            f"{name} {number(found.mean[rows, d].mean())} ± {number(found.sd[rows, d].mean(), 2)}"
+            f"{title(name)} {number(found.mean[rows, d].mean())} ± {number(found.sd[rows, d].mean(), 2)}"
             for name, found in run.imputations.items()
         )
         caption = f"{len(rows)} of {len(run.x)} missing. Mean of those observed: {number(observed.mean())}; "
