@@ -307,7 +307,7 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     supports = {name: site.support for name, site in maximised.items()}
     by_gradient = _by_gradient(call.m_step, maximised)
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
-    point = jitter(key, middle(maximised), supports)
+    point = jax.jit(lambda key: jitter(key, middle(maximised), supports))(key)
     maker = maker_of(call.e_step)
     everything = Bound(program, args, kwargs, sites, roles.latents, point, frozenset())
     likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))

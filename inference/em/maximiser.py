@@ -60,9 +60,15 @@ def read_blocks(
     Run once, before the first iteration, on the weights of a random start. The sites of `by_gradient` are not
     looked at: they go to the gradient.
     """
+    slopes = jax.jit(jax.grad(expected))  # of all sites at once: one program to compile
+    near = _points_near(point, key)
     blocks, rest = [], []
-    for site, one in zip(point.parameters, jax.random.split(key, len(point.parameters)), strict=True):
-        found = None if site in by_gradient else _read(expected, point, site, one)
+    for site in point.parameters:
+
+        def gradient(x: Array, site: str = site) -> Array:
+            return slopes({**point.parameters, site: x})[site]
+
+        found = None if site in by_gradient else _read(gradient, point, site, near[site])
         if found is None:
             rest.append(site)
         else:
@@ -77,15 +83,27 @@ def read_blocks(
     return tuple(blocks)
 
 
-def _read(expected: Expected, point: Point, site: str, key: jax.Array) -> Block | None:
-    from numpyro.distributions import biject_to, constraints
+def _points_near(point: Point, key: jax.Array) -> dict[str, list[Array]]:
+    """Draw three points around a point, site by site."""
+    from numpyro.distributions import biject_to
+
+    @jax.jit
+    def draw(parameters: Parameters) -> dict[str, list[Array]]:
+        near = {}
+        for index, (site, x) in enumerate(parameters.items()):
+            transform = biject_to(point.supports[site])
+            inner = transform.inv(x)
+            noises = 0.4 * jax.random.normal(jax.random.fold_in(key, index), (3, *inner.shape), inner.dtype)
+            near[site] = [transform(inner + noise) for noise in noises]
+        return near
+
+    return draw(dict(point.parameters))
+
+
+def _read(gradient: Gradient, point: Point, site: str, points: list[Array]) -> Block | None:
+    from numpyro.distributions import constraints
 
     x, support = point.parameters[site], point.supports[site]
-    gradient = jax.jit(_along(expected, point.parameters, site))
-    transform = biject_to(support)
-    keys = jax.random.split(key, 3)
-    inner = transform.inv(x)
-    points = [transform(inner + 0.4 * jax.random.normal(one, inner.shape, inner.dtype)) for one in keys]
     base = support
     while isinstance(base, constraints._IndependentConstraint):
         base = base.base_constraint

@@ -32,10 +32,11 @@ def curvature_groups(
     The groups `standard_errors` (site → array) and `information` (gradient at the optimum and fractions of
     missing information, by direction), and what does not hold.
     """
-    if not getattr(kernel, "exact", True):
+    problem = kernel.problem
+    if not getattr(kernel, "exact", True) or not (hasattr(problem, "expected") or hasattr(problem, "expect")):
         return {}, ()
     point = {site: np.asarray(parameters[site]) for site in kernel.supports}
-    found = information(view_of(kernel.problem), point, kernel.supports)
+    found = information(view_of(problem), point, kernel.supports)
     errors = dataset(kernel.natural_errors(found.standard_errors))
     ledger = xr.Dataset(
         {

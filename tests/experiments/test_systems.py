@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,15 +21,15 @@ from triptych.inference.fit import Fit
 from triptych.models.errors import InputError
 
 
-def fitted(name: str, *overrides: str, **settings: Any) -> tuple[Fit, Data]:
+def fitted(name: str, *overrides: str, fit: str = "em", **settings: Any) -> tuple[Fit, Data]:
     experiment = read_experiment(name, overrides)
     model = load_model(experiment.config.model, experiment.base)
     data = load_data(experiment.config, experiment.base, model)
-    chosen = experiment.config.fits["em"].model_dump(exclude={"method"}) | {"draws": 0, **settings}
-    fit = EM(model, **chosen).run(jax.random.key(0), *data.args)
-    assert fit.status.ok
-    assert np.all(np.diff(fit.objective) >= -1e-8)
-    return fit, data
+    chosen = experiment.config.fits[fit].model_dump(exclude={"method"}) | {"draws": 0, **settings}
+    found = EM(model, **chosen).run(jax.random.key(0), *data.args)
+    assert found.status.ok
+    assert np.all(np.diff(found.objective) >= -1e-8)
+    return found, data
 
 
 def test_death_notices_reach_the_published_optimum() -> None:
@@ -202,3 +203,124 @@ def test_a_column_of_counts_repeats_rows_or_is_refused() -> None:
         fitted("death_notices", "data.repeat=frq")
     with pytest.raises(InputError, match=r"data.repeat: row 1 of tone has 1.35"):
         fitted("tone", "data.repeat=stretchratio")
+
+
+def test_complete_labels_are_the_maximum_likelihood_classifier_in_one_step() -> None:
+    fit, data = fitted("iris_all_labels")
+    X, y = data.args
+    groups = [X[y == label] for label in range(3)]
+    np.testing.assert_allclose(fit.parameters["means"], [group.mean(axis=0) for group in groups], rtol=1e-9)
+    pooled = sum((group - group.mean(axis=0)).T @ (group - group.mean(axis=0)) for group in groups) / len(X)
+    np.testing.assert_allclose(fit.parameters["covariance"], pooled, rtol=1e-8)
+    assert np.ptp(fit.objective[1:]) < 1e-9  # the first step arrives
+
+
+@pytest.mark.slow
+def test_k_means_is_the_limit_of_the_spherical_mixture() -> None:
+    from sklearn.cluster import KMeans
+
+    hard, data = fitted("iris_k_means", fit="hard")
+    peer = KMeans(3, n_init=20, random_state=0).fit(data.x)
+    order = np.lexsort(peer.cluster_centers_.T)
+    centres = hard.parameters["centre"]
+    np.testing.assert_allclose(centres[np.lexsort(centres.T)], peer.cluster_centers_[order], rtol=1e-8)
+    gaps = []
+    for scale in (0.4, 0.1, 0.02):
+        arguments = f"model.arguments={{components: 3, scale: {scale}}}"
+        soft, _ = fitted("iris_k_means", arguments, fit="soft", restarts=4)
+        found = soft.parameters["centre"]
+        gaps.append(np.abs(found[np.lexsort(found.T)] - peer.cluster_centers_[order]).max())
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-3
+
+
+@pytest.mark.slow
+def test_swapped_roles_have_the_weights_that_maximise_their_own_marginal() -> None:
+    """With λ and β integrated out, log p(y, w) is a sum of two Student terms in w."""
+    fit, data = fitted("diabetes_weights", fit="swapped")
+    X, y = data.args
+    prior = load_model(read_experiment("diabetes_weights", ()).config.model, Path()).prior(X, y)
+    n, d = X.shape
+
+    def loss(u: np.ndarray) -> float:
+        w, intercept = u[:d], u[d]
+        weights = -(prior.lambda_shape + d / 2) * np.log(prior.lambda_rate + w @ w / 2)
+        misfit = np.sum((y - intercept - X @ w) ** 2)
+        return -(weights - (prior.beta_shape + n / 2) * np.log(prior.beta_rate + misfit / 2))
+
+    start = np.append(fit.parameters["w"] * 0.9, fit.parameters["intercept"] + 1.0)
+    best = minimize(loss, start, method="BFGS", options={"gtol": 1e-8})
+    here = np.append(fit.parameters["w"], fit.parameters["intercept"])
+    assert loss(here) == pytest.approx(best.fun, abs=1e-6)
+    np.testing.assert_allclose(here, best.x, rtol=1e-3, atol=1e-2)
+
+
+def trait_loss(data: Data) -> Callable[[np.ndarray], float]:
+    """Minus the Rasch model's log-likelihood at (thresholds, log spread), by Gauss–Hermite quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    log_weights = np.log(weights / np.sqrt(2 * np.pi))
+
+    def loss(u: np.ndarray) -> float:
+        logits = np.exp(u[-1]) * nodes[:, None] - u[:-1]
+        table = data.x @ logits.T - np.logaddexp(0, logits).sum(axis=1)
+        return -float(np.sum(logsumexp(table + log_weights, axis=1)))
+
+    return loss
+
+
+@pytest.mark.slow
+def test_a_trait_by_variational_and_by_monte_carlo_em_against_quadrature() -> None:
+    variational, data = fitted("carcinoma_trait", fit="variational")
+    loss = trait_loss(data)
+    start = np.append(variational.parameters["threshold"], np.log(variational.parameters["spread"]))
+    best = minimize(loss, start, method="BFGS")
+    # The bound lies below the likelihood at its own optimum, which lies below the maximum.
+    assert variational.log_likelihood < -loss(start) < -best.fun + 1e-6
+    assert variational.log_likelihood > -best.fun - 4.0
+    experiment = read_experiment("carcinoma_trait", ())
+    model = load_model(experiment.config.model, experiment.base)
+    em = EM(model, objective="mle", e_step={"name": "monte_carlo", "rounds": 3}, draws=0)
+    fit = em.run(jax.random.key(3), *data.args)
+    error = fit.data["monte_carlo_errors"]
+    assert np.all(np.abs(fit.parameters["threshold"] - best.x[:-1]) < 4 * error["threshold"].values + 1e-3)
+    assert abs(float(fit.parameters["spread"]) - np.exp(best.x[-1])) < 4 * float(error["spread"]) + 1e-3
+    assert float(error["spread"]) < 0.2 * float(fit.data["standard_errors"]["spread"])
+    assert fit.log_likelihood == pytest.approx(-best.fun, abs=max(0.3, 5 * fit.evidence.standard_error))
+
+
+@pytest.mark.slow
+def test_heavy_galaxies_have_the_posterior_mode_of_a_mixture_of_t() -> None:
+    from scipy.stats import dirichlet, gamma, invgamma, t
+
+    fit, data = fitted("galaxies_heavy", restarts=2)
+    x = data.x.ravel()
+
+    def log_joint(theta: dict[str, np.ndarray]) -> float:
+        scale = np.sqrt(theta["variance"])
+        table = np.log(theta["weights"]) + t(theta["freedom"], theta["mean"], scale).logpdf(x[:, None])
+        return float(
+            logsumexp(table, axis=1).sum()
+            + dirichlet(np.full(3, 2.0)).logpdf(theta["weights"])
+            + gamma(4.0, scale=2.0).logpdf(theta["freedom"])
+            + norm(0, 2).logpdf(theta["mean"]).sum()
+            + invgamma(2.0, scale=0.05).logpdf(theta["variance"]).sum()
+        )
+
+    theta = {name: np.asarray(fit.parameters[name]) for name in ("weights", "freedom", "mean", "variance")}
+    assert fit.objective[-1] == pytest.approx(log_joint(theta), abs=1e-6)
+    for name in ("mean", "variance", "freedom"):
+        for factor in (0.98, 1.02):
+            assert log_joint({**theta, name: theta[name] * factor}) < fit.objective[-1]
+
+
+@pytest.mark.slow
+def test_topics_are_found_again() -> None:
+    fit, _ = fitted("topics", restarts=2)
+    parameters = read_experiment("topics", ()).config.data.simulate.parameters
+    truth = np.asarray(parameters["topic"])
+    found = fit.parameters["topic"]
+    likest = [int(np.argmin([np.abs(row - one).sum() for one in found])) for row in truth]
+    assert sorted(likest) == [0, 1, 2]
+    np.testing.assert_allclose(found[likest], truth, atol=0.07)
+    assert fit.parameters["share"].shape == (30, 3)
+    np.testing.assert_allclose(fit.parameters["share"].sum(axis=1), 1.0, rtol=1e-6)
