@@ -1,4 +1,4 @@
-"""Sentences of the verdict on the ledger, and on approximations that do not cover the posterior."""
+"""Sentences of the verdict on the ledger, and on approximations that miss part of the posterior."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from triptych.inference.balance import EXACT
 from triptych.inference.fit import Fit
 from triptych.inference.importance import LARGEST_KHAT
 
-__all__ = ["HOPELESS_KHAT", "above_the_evidence", "balance", "title", "uncovered"]
+__all__ = ["HOPELESS_KHAT", "above_the_evidence", "balance", "misses", "title", "uncovered"]
 
 HOPELESS_KHAT = 1.0  # above, importance weights have no mean: most of the posterior is out of reach
+LARGEST_KL = 1.0  # nats; a Gaussian with one sd 2.1 times too wide, or 0.22 times, is as far
 BEYOND = 4.0  # standard errors
 
 NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC"}
-# What to try where a guide does not cover the posterior; any other guide: a flow, or MCMC.
+# What to try where a guide misses part of the posterior; any other guide: a flow, or MCMC.
 CURES = {
     "AutoNormal": "AutoMultivariateNormal, which has correlations",
     "AutoDiagonalNormal": "AutoMultivariateNormal, which has correlations",
@@ -30,8 +31,15 @@ def title(name: str) -> str:
     return NAMES.get(name.lower(), name)
 
 
+def misses(method: Mapping[str, Any]) -> bool:
+    """Whether an approximation misses part of the posterior: by its weights, or by KL(q ‖ p)."""
+    kl, error = method.get("kl", np.nan), np.nan_to_num(method.get("kl_error", 0.0))
+    far = np.isfinite(kl) and kl - BEYOND * error > LARGEST_KL
+    return bool(method.get("k_hat", 0.0) > method.get("k_limit", LARGEST_KHAT) or far)
+
+
 def uncovered(name: str, fit: Fit, method: Mapping[str, Any]) -> str:
-    """Say that a fit's draws do not cover the posterior, that the approximation is to blame, and a cure."""
+    """Say that a fit's draws miss part of the posterior, that the approximation is to blame, and a cure."""
     guide = fit.settings.get("guide")
     if guide is not None:
         cure = CURES.get(str(guide), "a normalising flow (AutoBNAFNormal), or MCMC")
@@ -40,12 +48,16 @@ def uncovered(name: str, fit: Fit, method: Mapping[str, Any]) -> str:
         cure, what = "SVI or MCMC for its intervals", "Laplace Gaussian around the optimum"
     else:
         cure, what = "another approximation, or MCMC", "approximation"
-    gap = ""
+    signs = []
+    if np.isfinite(method["k_hat"]):
+        limit = method.get("k_limit", LARGEST_KHAT)
+        where = "above" if method["k_hat"] > limit else "within"
+        signs.append(f"Pareto k-hat {method['k_hat']:.2f}, {where} {limit:.2g}")
     if np.isfinite(method.get("kl", np.nan)) and method["kl"] > 0:
-        gap = f", KL(q ‖ p) {with_error(method['kl'], method['kl_error'])} nats"
+        signs.append(f"KL(q ‖ p) {with_error(method['kl'], method['kl_error'])} nats")
     return (
-        f"{title(name)}'s {what} does not cover the posterior (Pareto k-hat {method['k_hat']:.2f}, above "
-        f"{LARGEST_KHAT:g}{gap}): that is the approximation's fault, not the model's. Try {cure}."
+        f"{title(name)}'s {what} misses part of the posterior ({'; '.join(signs)}): that is the "
+        f"approximation's fault, not the model's. Try {cure}."
     )
 
 

@@ -16,6 +16,7 @@ from triptych.inference.balance import COLUMNS, ledger_of, routes
 from triptych.inference.criteria import of_fit
 from triptych.inference.distances import distances, elements, khat, noise_floor, rhat_and_ess
 from triptych.inference.fit import Fit
+from triptych.inference.importance import largest_khat
 from triptych.inference.posterior import draws
 from triptych.inference.predictive import Loo, difference, loo
 from triptych.inference.relabel import groups_of, to_reference
@@ -43,7 +44,8 @@ class Comparison:
         error, and how the evidence was had; bic, icl, aic (−2 log scale) and free parameters of EM; elpd by
         PSIS-LOO with elpd_se, elpd_diff from the reference, elpd_diff_se, bad_k (rows with too large a
         Pareto k); c2st, the accuracy of a classifier that tells the draws from the reference's, and
-        c2st_floor, that between its halves; r_hat (worst), ess (smallest), k_hat; compile and run (seconds).
+        c2st_floor, that between its halves; r_hat (worst), ess (smallest); k_hat, and k_limit, what so many
+        weights let it be; compile and run (seconds).
     evidence : one row a way to log p(x): fit ("exact" for a closed form), how, log_evidence, standard_error,
         k_hat; the first is the best, against which every KL is taken.
     sentences : the verdict in words, worst first.
@@ -191,11 +193,25 @@ def _method_rows(
             **told_apart[name],
             "r_hat": r_hat,
             "ess": ess,
-            "k_hat": khat(statistics["log_weight"].values) if "log_weight" in statistics else float("nan"),
+            **_tail_of(fit),
             "compile": fit.seconds.compile,
             "run": fit.seconds.run,
         }
     return rows
+
+
+def _tail_of(fit: Fit) -> dict[str, float]:
+    """Give k-hat of the fit's importance weights, and how large so many of them let it be.
+
+    Of all weights that the ledger is of, where they are more than the draws that were kept.
+    """
+    statistics = fit.data["sample_stats"].dataset if "sample_stats" in fit.data.children else {}
+    if "log_weight" not in statistics:
+        return {"k_hat": float("nan"), "k_limit": float("nan")}
+    weights = statistics["log_weight"].values
+    known = [route.k_hat for route in fit.evidence.routes if route.k_hat is not None]
+    count = max([weights.size, *(2 * bound.draws for bound in fit.evidence.bounds)])
+    return {"k_hat": known[-1] if known else khat(weights), "k_limit": largest_khat(count)}
 
 
 def _criteria_of(fit: Fit) -> dict[str, float]:

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from triptych.inference.fit import Bound, Evidence, Route
 
-__all__ = ["LARGEST_KHAT", "SIZES", "bound", "evidence", "from_weights", "smoothed"]
+__all__ = ["LARGEST_KHAT", "SIZES", "bound", "evidence", "from_weights", "largest_khat", "smoothed"]
 
 LARGEST_KHAT = 0.7  # Vehtari, Simpson, Gelman, Yao & Gabry (2024), JMLR 25(72)
 SIZES = (1, 10, 100, 1000)
@@ -41,6 +41,11 @@ def smoothed(log_weights: Any) -> tuple[np.ndarray, float]:
     # psislw normalises; the raw weights below the tail, which it leaves alone, give the constant back.
     middle = np.argsort(weights)[: len(weights) // 2]
     return normalised + np.mean(weights[middle] - normalised[middle]), float(np.asarray(k))
+
+
+def largest_khat(count: int) -> float:
+    """Give the k-hat up to which this many weights can be relied on, min(1 − 1 / log₁₀ S, 0.7)."""
+    return min(1 - 1 / float(np.log10(max(count, 11))), LARGEST_KHAT)
 
 
 def evidence(log_weights: Any) -> Route:
@@ -85,7 +90,7 @@ def from_weights(log_weights: Any, how: str, sizes: Sequence[int] = SIZES, symme
     Returns
     -------
     The ELBO and the bounds; the evidence, and KL = evidence − ELBO with the error of the difference (the
-    same draws are in both), where k-hat is at most 0.7.
+    same draws are in both), where k-hat is small enough.
     """
     weights = np.ravel(np.asarray(log_weights, dtype=float))
     if weights.size == 0 or not np.all(np.isfinite(weights)):
@@ -96,7 +101,7 @@ def from_weights(log_weights: Any, how: str, sizes: Sequence[int] = SIZES, symme
     elbo_error = float(np.std(weights, ddof=1) / np.sqrt(count)) if count > 1 else None
     bounds = tuple(found for found in (bound(weights, size) for size in sizes) if found is not None)
     route = evidence(weights)
-    fine = count >= LEAST and (route.k_hat is None or route.k_hat <= LARGEST_KHAT)
+    fine = count >= LEAST and (route.k_hat is None or route.k_hat <= largest_khat(count))
     if not fine:
         return Evidence(
             elbo=elbo,

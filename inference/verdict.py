@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from triptych.inference.balance_words import HOPELESS_KHAT, above_the_evidence, balance, title, uncovered
+from triptych.inference.balance_words import (
+    HOPELESS_KHAT,
+    above_the_evidence,
+    balance,
+    misses,
+    title,
+    uncovered,
+)
 from triptych.inference.fit import Fit
-from triptych.inference.importance import LARGEST_KHAT
 
 __all__ = ["sentences", "title"]
 
@@ -58,7 +64,7 @@ def sentences(
     judged: list[tuple[float, str]] = []
     for name in fits:
         own = _of_method(name, reference, [row for row in measured if row["method"] == name], methods[name])
-        if LARGEST_KHAT < methods[name].get("k_hat", 0.0) <= HOPELESS_KHAT:
+        if name not in hopeless and misses(methods[name]):
             # Beside the worst of what it did.
             worst = max((severity for severity, _ in own), default=0.0)
             own.insert(0, (worst, uncovered(name, fits[name], methods[name])))
