@@ -15,6 +15,7 @@ from numpyro.distributions import biject_to
 from triptych.inference.marginal import Marginal
 from triptych.inference.precision import double_precision
 from triptych.inference.program import Structure
+from triptych.inference.scans import before
 from triptych.inference.survey import survey
 
 __all__ = ["Exchangeable", "exchangeable", "permute"]
@@ -269,11 +270,11 @@ def _slopes(
 
     def at_label(factor: Factor, label: jax.Array) -> Factor:
         table, axes = factor.table, dict(factor.axes)
-        for name in factor.latents:
-            if name in latents:
-                table = jnp.take(table, label, axis=list(axes).index(name))
-                del axes[name]
-        return Factor(table, axes, tuple(name for name in axes if name in sites.latents), factor.plates)
+        for name in [axis for latent in latents for axis in (latent, before(latent)) if axis in axes]:
+            table = jnp.take(table, label, axis=list(axes).index(name))
+            del axes[name]
+        left = tuple(name for name in factor.latents if name not in latents)
+        return factor._replace(table=table, axes=axes, latents=left)
 
     def log_joint(theta: Mapping[str, jax.Array], label: jax.Array) -> jax.Array:
         factors = run_enumerated(m.program, args, kwargs, sites, theta).factors
