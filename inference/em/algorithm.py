@@ -31,6 +31,7 @@ SHORT_ROWS = 20_000  # rows of the short first runs; more rows change their rank
 SHORT_STEPS = 20
 CANDIDATES = 24  # short runs at least
 BLOCK_WORK = 2e9  # multiplications between two looks of the host, about a second
+SHARED_WORK = 1e6  # multiplications of a step up to which idle starts cost less than compiling anew
 
 Progress = Callable[[int, int, float], None]
 
@@ -206,8 +207,7 @@ class EM:
         if getattr(self.model, "components", 2) == 1:
             return kernel.starts(first, 1, self.starts)
         small = kernel.sample(second, SHORT_ROWS)
-        number = max(CANDIDATES, 2 * self.restarts) if self.starts == "portfolio" else 2 * self.restarts
-        start = small.starts(first, number, self.starts)
+        start = small.starts(first, self._candidates, self.starts)
         short = climb(
             self._problem(small),
             start.parameters,
@@ -215,7 +215,8 @@ class EM:
             count=small.count,
             epsilon=small.epsilon,
             max_steps=SHORT_STEPS,
-            block=SHORT_STEPS,
+            block=self._block(small, start, self._candidates),
+            accelerator=self._accelerator(small, start),
         )
         order = _best_distinct(short.objective, self.restarts)
         history = tuple(short.traces[index] for index in order) if small is kernel else ()
@@ -223,8 +224,7 @@ class EM:
         return Start(_at(short.parameters, order), recipes, history)
 
     def _climb(self, kernel: Kernel, start: Start, progress: Progress | None) -> Run:
-        work = kernel.count * sum(leaf.size for leaf in jax.tree.leaves(start.parameters))
-        block = int(np.clip(BLOCK_WORK / max(work, 1.0), 1, min(100, self.max_steps)))
+        block = self._block(kernel, start, len(start.recipes))
         show = None if progress is None else lambda done, best: progress(done, self.max_steps, best)
         return climb(
             self._problem(kernel),
@@ -235,8 +235,23 @@ class EM:
             max_steps=self.max_steps,
             block=block,
             accelerator=self._accelerator(kernel, start),
+            lanes=self._candidates if start.history and self._shares(kernel, start) else 0,
             progress=show,
         )
+
+    @property
+    def _candidates(self) -> int:
+        """Short runs."""
+        return max(CANDIDATES, 2 * self.restarts) if self.starts == "portfolio" else 2 * self.restarts
+
+    def _shares(self, kernel: Kernel, start: Start) -> bool:
+        """Whether the short runs and the climb are compiled as one, with as many starts."""
+        return _work(kernel, start) * self._candidates <= SHARED_WORK
+
+    def _block(self, kernel: Kernel, start: Start, number: int) -> int:
+        """Choose the steps between two looks of the host."""
+        blocks = BLOCK_WORK / max(_work(kernel, start) * number, 1.0)
+        return int(np.clip(blocks, 1, min(100, self.max_steps)))
 
     def _accelerator(self, kernel: Kernel, start: Start) -> Accelerator | None:
         if self.acceleration == "none":
@@ -248,6 +263,11 @@ class EM:
 def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     following, objective, _ = problem.step(parameters)
     return following, objective
+
+
+def _work(kernel: Kernel, start: Start) -> float:
+    """Multiplications of a step of one start, about."""
+    return kernel.count * sum(np.asarray(leaf[0]).size for leaf in start.parameters.values())
 
 
 def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:

@@ -24,19 +24,33 @@ from triptych.inference.em.family import Array, Parameters
 __all__ = ["Space", "space_of"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Other:
+    """A support without a name here, by NumPyro's change of variables; compared by identity."""
+
+    constraint: Any
+
+    @property
+    def transform(self) -> Any:
+        """The change of variables θ = T(u)."""
+        from numpyro.distributions import biject_to
+
+        return biject_to(self.constraint)
+
+
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One site: its shape, and its support by name, or as NumPyro's constraint where it has no name here."""
+    """One site: its shape, and its support by name where it has one."""
 
     name: str
     shape: tuple[int, ...]
-    support: Any
+    support: str | Other
 
     def inner(self) -> tuple[int, ...]:
         """Give the shape in u."""
         if isinstance(self.support, str):
             return self.shape
-        return tuple(_transform(self.support).inverse_shape(self.shape))
+        return tuple(self.support.transform.inverse_shape(self.shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +90,7 @@ def space_of(parameters: Mapping[str, Any], supports: Mapping[str, Any]) -> Spac
     return Space(tuple(sites))
 
 
-def _named(support: Any) -> Any:
+def _named(support: Any) -> str | Other:
     from numpyro.distributions import constraints
 
     base = support
@@ -92,13 +106,7 @@ def _named(support: Any) -> Any:
     for name, members in names.items():
         if any(base is one for one in members):
             return name
-    return support
-
-
-def _transform(support: Any) -> Any:
-    from numpyro.distributions import biject_to
-
-    return biject_to(support)
+    return Other(support)
 
 
 def _outward(site: Site, x: Array) -> Array:
@@ -113,7 +121,7 @@ def _outward(site: Site, x: Array) -> Array:
         factor = jnp.linalg.cholesky(x)
         eye = jnp.eye(x.shape[-1], dtype=bool)
         return jnp.where(eye, jnp.log(jnp.where(eye, factor, 1.0)), factor)
-    return x if site.support == "real" else _transform(site.support).inv(x)
+    return site.support.transform.inv(x) if isinstance(site.support, Other) else x
 
 
 def _inward(site: Site, u: Array) -> Array:
@@ -127,4 +135,4 @@ def _inward(site: Site, u: Array) -> Array:
         eye = jnp.eye(u.shape[-1], dtype=bool)
         factor = jnp.where(eye, jnp.exp(jnp.where(eye, u, 0.0)), jnp.tril(u))
         return factor @ jnp.swapaxes(factor, -1, -2)
-    return u if site.support == "real" else _transform(site.support)(u)
+    return site.support.transform(u) if isinstance(site.support, Other) else u

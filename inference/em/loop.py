@@ -71,6 +71,7 @@ def climb(
     max_steps: int,
     block: int = 100,
     accelerator: Accelerator | None = None,
+    lanes: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> Run:
     """Run EM from every start until each has stopped.
@@ -82,9 +83,15 @@ def climb(
     block : steps between two looks of the host. progress : called with (steps done, best objective).
     accelerator : how steps are accelerated; `None` takes plain ones. A step is one E-step either way, and the
         traces hold the objective of the point accepted last.
+    lanes : starts that the compiled loop has at least: with idle ones it serves other calls too.
     """
     rule = Rule(*(np.asarray(value, np.float64) for value in (tolerance, count, epsilon)))
-    state: Any = begin(starts) if accelerator is None else accelerator.begin(starts)
+    number = len(next(iter(starts.values())))
+    full = {
+        name: np.resize(value, (max(lanes, number), *np.shape(value)[1:])) for name, value in starts.items()
+    }
+    state: Any = begin(full) if accelerator is None else accelerator.begin(full)
+    state = state._replace(done=jnp.asarray(np.arange(max(lanes, number)) >= number, jnp.int32))
     blocks: list[np.ndarray] = []
     done_steps = 0
     while done_steps < max_steps and not np.all(np.asarray(state.done) > 0):
@@ -94,15 +101,17 @@ def climb(
         done_steps += block
         if progress is not None:
             progress(min(done_steps, max_steps), float(np.nanmax(np.asarray(state.objective))))
-    steps = np.asarray(state.steps)
+    to_come = _gains_to_come(state.gains) if accelerator is None else state.to_come
+    state, to_come = jax.tree.map(lambda leaf: np.asarray(leaf)[:number], (state, to_come))
+    steps = state.steps
     trace = np.concatenate(blocks) if blocks else np.empty((0, len(steps)))
     return Run(
         parameters=state.best,
-        objective=np.asarray(state.objective),
-        status=[STATUSES[code] for code in np.asarray(state.done)],
+        objective=state.objective,
+        status=[STATUSES[code] for code in state.done],
         steps=steps,
-        traces=[trace[:number, index] for index, number in enumerate(steps)],
-        to_come=np.asarray(_gains_to_come(state.gains) if accelerator is None else state.to_come),
+        traces=[trace[:taken, index] for index, taken in enumerate(steps)],
+        to_come=to_come,
     )
 
 
