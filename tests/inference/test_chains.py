@@ -125,6 +125,19 @@ def kinds_of_chains(x):
     scan(step, jnp.zeros(2, int), x)
 
 
+def moved_by_data(x):
+    """What is carried is made of the state and that step's data, and covariates move the transitions too."""
+    rows = _transition("rows", 2, 4)
+
+    def step(before, value):
+        probs = jax.nn.softmax(jnp.log(rows[before]) + 0.3 * value * jnp.arange(2))
+        state = numpyro.sample("state", dist.Categorical(probs))
+        numpyro.sample("x", dist.Normal(1.5 * state, 1.0), obs=value)
+        return 2 * state + (value > 0), None
+
+    scan(step, 1, x)
+
+
 def one_step(x):
     poisson_chain(x[:1])
 
@@ -167,6 +180,7 @@ CASES = {
     "two_chains": Case(two_chains, REALS, {"a": ((4,), 2), "b": ((4,), 3)}, "x"),
     "autoregressive": Case(autoregressive, REALS, {"state": ((4,), 2), "kind": ((4,), 2)}, "x+aside"),
     "kinds": Case(kinds_of_chains, TABLE[:, :, 0], {"kind": ((2,), 2), "state": ((3, 2), 2)}, "x"),
+    "moved_by_data": Case(moved_by_data, REALS, {"state": ((4,), 2)}, "x"),
     "one_step": Case(one_step, COUNTS, {"state": ((1,), 3)}, "count"),
 }
 
