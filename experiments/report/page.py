@@ -18,6 +18,7 @@ from triptych.experiments.report.journey import way_there
 from triptych.experiments.report.missing import missing_cells
 from triptych.experiments.report.numbers import fixed, seconds
 from triptych.experiments.report.panels import coefficients, most_shown, parameter_names, three_panels
+from triptych.experiments.report.steps import steps_taken
 from triptych.experiments.report.tables import fits_table, parameters_table
 from triptych.experiments.store import write_text
 from triptych.inference.compare import Comparison
@@ -37,6 +38,7 @@ SECTIONS = (
     states,
     membership,
     way_there,
+    steps_taken,
 )
 
 

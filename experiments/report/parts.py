@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from triptych.experiments.report.canvas import Pen
 
-__all__ = ["Pens", "Picture", "Section"]
+__all__ = ["Pens", "Picture", "Section", "Table"]
 
 Pens = dict[str, Pen]
 
@@ -23,11 +23,21 @@ class Picture(NamedTuple):
     note: str = ""
 
 
+class Table(NamedTuple):
+    """A plain table of a fit: heads, rows of texts (the first cell names the row), and a note below."""
+
+    fit: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
 class Section(NamedTuple):
     """A part of the page: title, a sentence of introduction, and what is shown.
 
-    `images` are components as pixels, `probabilities` and `counts` tables of shaded cells, `legend` pairs of
-    a colour and what it stands for; `keyed` asks for the legend of the fits, `wide` for one picture a row.
+    `images` are components as pixels, `probabilities` and `counts` tables of shaded cells, `tables` plain
+    ones, `legend` pairs of a colour and what it stands for; `keyed` asks for the legend of the fits, `wide`
+    for one picture a row.
     """
 
     anchor: str
@@ -37,6 +47,7 @@ class Section(NamedTuple):
     images: tuple[dict[str, Any], ...] = ()
     probabilities: tuple[dict[str, Any], ...] = ()
     counts: dict[str, Any] | None = None
+    tables: tuple[Table, ...] = ()
     legend: tuple[tuple[str, str], ...] = ()
     keyed: bool = False
     wide: bool = False
