@@ -160,8 +160,10 @@ def test_init_and_step_climb_as_run_does(key: jax.Array, faithful: np.ndarray) -
 
 def test_the_draws_around_the_optimum_weigh_the_rows(key: jax.Array, faithful: np.ndarray) -> None:
     weight = np.arange(len(faithful)) % 3
-    weighted = EM(GaussianMixture(2), restarts=2, draws=400).run(key, faithful, sample_weight=weight)
-    repeated = EM(GaussianMixture(2), restarts=2, draws=400).run(key, np.repeat(faithful, weight, axis=0))
+    start = {"weights": [0.5, 0.5], "means": faithful[[0, 1]], "covariances": np.stack([np.eye(2)] * 2)}
+    em = EM(GaussianMixture(2), draws=400)
+    weighted = em.run(key, faithful, sample_weight=weight, parameters=start)
+    repeated = em.run(key, np.repeat(faithful, weight, axis=0), parameters=start)
     assert weighted.evidence.log_evidence == pytest.approx(repeated.evidence.log_evidence, abs=1e-5)
     for site, errors in repeated.data["standard_errors"].data_vars.items():
         np.testing.assert_allclose(weighted.data["standard_errors"][site], errors, rtol=1e-5)
