@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,8 +58,10 @@ def loo(data: xr.DataTree) -> Loo | None:
             "log_likelihood": xr.Dataset({"row": (("chain", "draw", "unit"), table)}),
         }
     )
-    # Independent draws of one chain have no autocorrelation to allow for.
-    found: Any = arviz_stats.loo(tree, pointwise=True, reff=1.0 if chains == 1 else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a large Pareto k: counted in `bad`
+        # Independent draws of one chain have no autocorrelation to allow for.
+        found: Any = arviz_stats.loo(tree, pointwise=True, reff=1.0 if chains == 1 else None)
     terms, k = np.asarray(found.elpd_i, float).ravel(), np.asarray(found.pareto_k, float).ravel()
     limit = min(1 - 1 / np.log10(table.shape[0] * table.shape[1]), 0.7)
     se = float(np.sqrt(len(terms) * np.var(terms)))

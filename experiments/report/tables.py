@@ -91,8 +91,10 @@ def _status(fit: Fit | None) -> str:
 
 
 def _with_error(value: Any, evidence: Any) -> str:
-    error = getattr(evidence, "standard_error", None)
-    if missing(value) or missing(error) or getattr(evidence, "log_evidence", None) is not None:
+    error = getattr(evidence, "elbo_error", None)
+    if missing(error) and getattr(evidence, "log_evidence", None) is None:
+        error = getattr(evidence, "standard_error", None)  # a fit of an earlier version
+    if missing(value) or missing(error):
         return fixed(value, 2)
     return f"{fixed(value, 2)} ± {number(error, 1)}"
 
