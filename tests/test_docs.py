@@ -22,7 +22,7 @@ assert fit.status.ok, fit.status
 density = triptych.marginal(model).log_density(fit.parameters, counts)
 assert abs(float(density) - fit.objective[-1]) < 1e-6 * abs(fit.objective[-1])
 assert np.allclose(np.sort(fit.parameters["rates"]), [4, 30], rtol=0.1)
-assert fit.data["information"]["disagreement"] < 1e-8
+assert fit.data["information"]["disagreement"] < 1e-5
 best = triptych.EM(model, restarts=3, e_step=Best()).run(jax.random.key(0), counts)
 hard = triptych.EM(model, restarts=3, e_step="hard").run(jax.random.key(0), counts)
 assert abs(best.objective[-1] - hard.objective[-1]) < 1e-8

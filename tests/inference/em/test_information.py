@@ -49,7 +49,7 @@ def test_standard_errors_are_those_of_a_finite_difference_hessian(fit: Any) -> N
     np.testing.assert_allclose(found["weights"], errors[0] * weights[0] * weights[1] * np.ones(2), rtol=2e-3)
     np.testing.assert_allclose(found["means"][:, 0], errors[1:3], rtol=2e-3)
     np.testing.assert_allclose(found["covariances"], errors[3:] * variances, rtol=2e-3)
-    assert float(fit.data["information"]["disagreement"]) < 1e-10
+    assert float(fit.data["information"]["disagreement"]) < 1e-5
     assert float(fit.data["information"]["gain"]) < 1e-8
 
 

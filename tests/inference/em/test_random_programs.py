@@ -128,7 +128,7 @@ def check(columns: list[tuple[str, bool]], seed: int) -> None:
     density = jax.jit(lambda theta: marginal(program).log_density(theta, *data))
     assert fit.objective[-1] == pytest.approx(float(density(dict(fit.parameters))), abs=1e-8 * ROWS)
     assert float(fit.data["information"]["gain"]) < 1e-4
-    assert float(fit.data["information"]["disagreement"]) < 1e-6
+    assert float(fit.data["information"]["disagreement"]) < 1e-4
 
 
 @pytest.mark.slow
