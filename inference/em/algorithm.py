@@ -9,16 +9,16 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from triptych.inference.em.accelerated import ACCELERATIONS, Accelerator
+from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.choices import maker_of
 from triptych.inference.em.derived import DerivedKernel, derive
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
-from triptych.inference.em.flat import space_of
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
-from triptych.inference.em.loop import Problem, Run, climb
+from triptych.inference.em.loop import Problem
 from triptych.inference.em.monte_carlo import MonteCarlo
+from triptych.inference.em.search import Progress, long_runs, point_of, short_runs
 from triptych.inference.em.stochastic_fit import stochastic_fit
 from triptych.inference.fit import Fit
 from triptych.inference.precision import double_precision
@@ -26,14 +26,6 @@ from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
 
 __all__ = ["EM", "EMInfo", "EMState"]
-
-SHORT_ROWS = 20_000  # rows of the short first runs; more rows change their ranking little
-SHORT_STEPS = 20
-CANDIDATES = 24  # short runs at least
-BLOCK_WORK = 2e9  # multiplications between two looks of the host, about a second
-SHARED_WORK = 1e6  # multiplications of a step up to which idle starts cost less than compiling anew
-
-Progress = Callable[[int, int, float], None]
 
 
 class EMState(NamedTuple):
@@ -135,7 +127,7 @@ class EM:
         """Give one starting point."""
         kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
         with double_precision():
-            return EMState(kernel.outward(_at(kernel.starts(key, 1, self.starts).parameters, 0)))
+            return EMState(kernel.outward(point_of(kernel.starts(key, 1, self.starts).parameters, 0)))
 
     def step(
         self, state: EMState, *args: Any, sample_weight: Any = None, **kwargs: Any
@@ -181,10 +173,10 @@ class EM:
             if isinstance(maker, MonteCarlo) and isinstance(kernel, DerivedKernel):
                 return stochastic_fit(self, kernel, maker, first, given, args, kwargs, watch)
             if given is None:
-                start = self._choose(kernel, first, second)
+                start = short_runs(self, kernel, first, second)
             else:
                 start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
-            run = self._climb(kernel, start, progress)
+            run = long_runs(self, kernel, start, progress)
             return assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
 
     @property
@@ -198,88 +190,15 @@ class EM:
             for name, value in values.items()
         }
 
-    def _problem(self, kernel: Kernel) -> Problem:
+    def climbed(self, kernel: Kernel) -> Problem:
         """Give what is climbed: the kernel's own steps."""
         return kernel.problem
-
-    def _choose(self, kernel: Kernel, first: jax.Array, second: jax.Array) -> Start:
-        """Short runs from many starts on a sample of the rows; the best `restarts` go on."""
-        if getattr(self.model, "components", 2) == 1:
-            return kernel.starts(first, 1, self.starts)
-        small = kernel.sample(second, SHORT_ROWS)
-        start = small.starts(first, self._candidates, self.starts)
-        short = climb(
-            self._problem(small),
-            start.parameters,
-            tolerance=0.0,
-            count=small.count,
-            epsilon=small.epsilon,
-            max_steps=SHORT_STEPS,
-            block=self._block(small, start, self._candidates),
-            accelerator=self._accelerator(small, start),
-        )
-        order = _best_distinct(short.objective, self.restarts)
-        history = tuple(short.traces[index] for index in order) if small is kernel else ()
-        recipes = tuple(start.recipes[index] for index in order)
-        return Start(_at(short.parameters, order), recipes, history)
-
-    def _climb(self, kernel: Kernel, start: Start, progress: Progress | None) -> Run:
-        block = self._block(kernel, start, len(start.recipes))
-        show = None if progress is None else lambda done, best: progress(done, self.max_steps, best)
-        return climb(
-            self._problem(kernel),
-            start.parameters,
-            tolerance=self.tol,
-            count=kernel.count,
-            epsilon=kernel.epsilon,
-            max_steps=self.max_steps,
-            block=block,
-            accelerator=self._accelerator(kernel, start),
-            lanes=self._candidates if start.history and self._shares(kernel, start) else 0,
-            progress=show,
-        )
-
-    @property
-    def _candidates(self) -> int:
-        """Short runs."""
-        return max(CANDIDATES, 2 * self.restarts) if self.starts == "portfolio" else 2 * self.restarts
-
-    def _shares(self, kernel: Kernel, start: Start) -> bool:
-        """Whether the short runs and the climb are compiled as one, with as many starts."""
-        return _work(kernel, start) * self._candidates <= SHARED_WORK
-
-    def _block(self, kernel: Kernel, start: Start, number: int) -> int:
-        """Choose the steps between two looks of the host."""
-        blocks = BLOCK_WORK / max(_work(kernel, start) * number, 1.0)
-        return int(np.clip(blocks, 1, min(100, self.max_steps)))
-
-    def _accelerator(self, kernel: Kernel, start: Start) -> Accelerator | None:
-        if self.acceleration == "none":
-            return None
-        return Accelerator(self.acceleration, space_of(_at(start.parameters, 0), kernel.supports))
 
 
 @jax.jit
 def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     following, objective, _ = problem.step(parameters)
     return following, objective
-
-
-def _work(kernel: Kernel, start: Start) -> float:
-    """Multiplications of a step of one start, about."""
-    return kernel.count * sum(np.asarray(leaf[0]).size for leaf in start.parameters.values())
-
-
-def _at(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
-    return {name: np.asarray(value)[index] for name, value in parameters.items()}
-
-
-def _best_distinct(objective: np.ndarray, number: int) -> np.ndarray:
-    """Give the indices of the best objectives, those that differ by more than 1e-6 nats first."""
-    height = np.where(np.isfinite(objective), objective, np.finfo(float).min)
-    order = np.argsort(-height, kind="stable")
-    new = np.append(True, -np.diff(height[order]) > 1e-6)
-    return np.concatenate([order[new], order[~new]])[:number]
 
 
 def _weights(sample_weight: Any, args: tuple[Any, ...]) -> np.ndarray:

@@ -116,7 +116,7 @@ class _Climber(EM):
         known = {field.name for field in dataclasses.fields(Ascent)}
         return {name: value for name, value in super().settings.items() if name in known}
 
-    def _problem(self, kernel: Kernel) -> Any:
+    def climbed(self, kernel: Kernel) -> Any:
         if isinstance(kernel, DerivedKernel) and not kernel.exact:
             raise InputError("gradient ascent needs an exact E-step: leave `e_step` out.")
         return AscentProblem(kernel.problem, Supports(kernel.supports))

@@ -22,6 +22,7 @@ from triptych.inference.em.extrapolation import anderson, cube, damped, square, 
 from triptych.inference.em.flat import space_of
 from triptych.inference.em.kernel import Call
 from triptych.inference.em.loop import climb
+from triptych.inference.em.search import long_runs
 from triptych.inference.status import Status
 from triptych.models import BayesianLinearRegression, BernoulliMixture, GaussianMixture, InputError
 
@@ -154,7 +155,7 @@ def test_the_optimum_is_that_of_plain_em(key: jax.Array, name: str) -> None:
     for acceleration in ("none", "mix"):
         em = EM(model, tol=1e-9, restarts=1, draws=0, acceleration=acceleration, max_steps=100_000)
         kernel = em.bind(*args)
-        runs.append(em._climb(kernel, kernel.starts(key, 8, "portfolio"), None))
+        runs.append(long_runs(em, kernel, kernel.starts(key, 8, "portfolio"), None))
         assert all(status is Status.CONVERGED for status in runs[-1].status)
         assert min(np.min(np.diff(trace)) for trace in runs[-1].traces) > -1e-9
     plain, run = runs
@@ -214,7 +215,7 @@ def test_the_objective_never_falls(seed: int, spread: float) -> None:
     x = generator.normal(size=(60, 2)) + spread * generator.integers(0, 3, size=(60, 1))
     em = EM(GaussianMixture(3, "diagonal"), objective="mle", max_steps=80)
     kernel = em.bind(x)
-    run = em._climb(kernel, kernel.starts(jax.random.key(seed), 4, "random_rows"), None)
+    run = long_runs(em, kernel, kernel.starts(jax.random.key(seed), 4, "random_rows"), None)
     for trace in run.traces:
         assert np.min(np.diff(trace)) > -1e-9
 
