@@ -11,7 +11,7 @@ from triptych.inference.balance import EXACT
 from triptych.inference.fit import Fit
 from triptych.inference.importance import LARGEST_KHAT
 
-__all__ = ["HOPELESS_KHAT", "above_the_evidence", "balance", "misses", "title", "uncovered"]
+__all__ = ["HOPELESS_KHAT", "above_the_evidence", "balance", "contradicted", "misses", "title", "uncovered"]
 
 HOPELESS_KHAT = 1.0  # above, importance weights have no mean: most of the posterior is out of reach
 LARGEST_KL = 1.0  # nats; a Gaussian with one sd 2.1 times too wide, or 0.22 times, is as far
@@ -73,6 +73,25 @@ def above_the_evidence(
                 f"{title(name)}'s ELBO {row['elbo']:.2f} lies above log p(x) = "
                 f"{ways[0]['log_evidence']:.2f} by {_source(ways[0])}, which it cannot: the latter missed a "
                 "part of the posterior that the former found."
+            )
+    return out
+
+
+def contradicted(ways: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where an estimate is further from the exact evidence than its error bar allows."""
+    exact = next((way for way in ways if way["fit"] == EXACT), None)
+    out = []
+    for way in ways if exact is not None else ():
+        error = way["standard_error"]
+        if way["fit"] == EXACT or not np.isfinite(error) or way["k_hat"] > LARGEST_KHAT:
+            continue
+        gap = way["log_evidence"] - exact["log_evidence"]
+        if abs(gap) > BEYOND * error + 0.01:
+            side = "above" if gap > 0 else "below"
+            out.append(
+                f"log p(x) by {_source(way)} is {abs(gap):.2f} nats {side} the exact "
+                f"{exact['log_evidence']:.2f}, {abs(gap) / error:.0f} of its standard errors: its draws miss "
+                "part of the posterior."
             )
     return out
 

@@ -109,6 +109,8 @@ def _find(
 ) -> tuple[Exchangeable, ...]:
     with double_precision():
         structure = m.structure(*args, **kwargs)
+        if not structure.latents:
+            return ()
         theta = _generic(parameters, structure)
 
         @jax.jit

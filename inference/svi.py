@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
-from triptych.inference.exchangeable import exchangeable
 from triptych.inference.fit import Evidence, Fit
 from triptych.inference.guide_problem import GAUSSIAN, Problem
 from triptych.inference.guides import Resolved, is_point, resolve
@@ -25,7 +24,7 @@ from triptych.inference.program import Structure
 from triptych.inference.schedule import Schedule
 from triptych.inference.starts import Start, best_of_climbs
 from triptych.inference.status import Finding, Status, say
-from triptych.inference.symmetry import NO_LABELS, Relabellings, relabellings
+from triptych.inference.symmetry import NO_LABELS, Relabellings, labels_of, relabellings
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
 
@@ -238,7 +237,7 @@ def _labels(problem: Problem, m: Marginal, args: Sequence[Any], kwargs: Mapping[
     if problem.resolved.name not in UNIMODAL or problem.resolved.own or is_point(problem.resolved.guide):
         return NO_LABELS
     centre = {s: np.asarray(v) for s, v in problem.start.space.constrain(problem.start.centre).items()}
-    return relabellings(exchangeable(m, centre, *args, **kwargs))
+    return labels_of(m, centre, args, kwargs)
 
 
 def _aligned(

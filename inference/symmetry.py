@@ -12,17 +12,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.exchangeable import Exchangeable, permute
+from triptych.inference.exchangeable import Exchangeable, exchangeable, permute
+from triptych.inference.marginal import Marginal
 from triptych.inference.unconstrained import Coordinates
+from triptych.models.errors import InputError
 
-__all__ = ["NO_LABELS", "Relabellings", "relabellings"]
+__all__ = ["NO_LABELS", "Relabellings", "labels_of", "relabellings"]
 
 MOST = 720  # relabellings summed over one by one: 6!
 
@@ -93,3 +95,13 @@ def relabellings(groups: Sequence[Exchangeable], most: int = MOST) -> Relabellin
         return Relabellings(tuple(groups), (identity,), float(np.log(float(total))))
     each = [itertools.permutations(range(group.size)) for group in groups]
     return Relabellings(tuple(groups), tuple(itertools.product(*each)), 0.0)
+
+
+def labels_of(
+    m: Marginal, parameters: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Relabellings:
+    """Find the relabellings of a program's posterior; none where its labels cannot be looked for."""
+    try:
+        return relabellings(exchangeable(m, parameters, *args, **kwargs))
+    except InputError:
+        return NO_LABELS

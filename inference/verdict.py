@@ -11,6 +11,7 @@ from triptych.inference.balance_words import (
     HOPELESS_KHAT,
     above_the_evidence,
     balance,
+    contradicted,
     misses,
     title,
     uncovered,
@@ -58,7 +59,7 @@ def sentences(
     ]
     hopeless = [name for name in fits if methods[name].get("k_hat", 0.0) > HOPELESS_KHAT]
     doubts += [uncovered(name, fits[name], methods[name]) for name in hopeless]
-    doubts += above_the_evidence(methods, ways)
+    doubts += above_the_evidence(methods, ways) + contradicted(ways)
     doubts += _missing(fits, reference)
     measured = [row for row in parameters if row["method"] != reference and np.isfinite(row["mean_error"])]
     judged: list[tuple[float, str]] = []

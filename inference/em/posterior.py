@@ -12,14 +12,13 @@ import xarray as xr
 from scipy.special import gammaln
 
 from triptych.inference.em.kernel import Kernel
-from triptych.inference.exchangeable import exchangeable as find_exchangeable
 from triptych.inference.fit import Evidence, Route
 from triptych.inference.importance import from_weights
 from triptych.inference.laplace import Laplace, laplace
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import assemble, batch_size
 from triptych.inference.status import Finding
-from triptych.inference.symmetry import NO_LABELS, relabellings
+from triptych.inference.symmetry import NO_LABELS, labels_of
 
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
@@ -105,7 +104,7 @@ def around_marginal(
     m = marginal(model)
     labels, symmetry = NO_LABELS, 0.0
     if objective == "map" and exchangeable in (None, getattr(model, "components", None)):
-        labels = relabellings(find_exchangeable(m, parameters, *args, **kwargs))
+        labels = labels_of(m, parameters, args, kwargs)
     elif exchangeable is not None:
         symmetry = float(gammaln(exchangeable + 1))
     gaussian = laplace(

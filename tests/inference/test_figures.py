@@ -15,6 +15,7 @@ from numpyro.distributions import constraints
 from scipy.stats import norm
 
 from triptych.inference import balance
+from triptych.inference.balance_words import contradicted
 from triptych.inference.compare import compare
 from triptych.inference.criteria import criteria, free_parameters, of_fit
 from triptych.inference.distances import noise_floor
@@ -169,6 +170,17 @@ def test_routes_are_ranked_by_how_far_they_can_be_trusted():
         "mcmc": made("mcmc", samples, evidence=bridge),
     }
     assert [way["log_evidence"] for way in balance.routes(fits, "mcmc")] == [-4, -2, -1, -3]
+
+
+def test_an_estimate_that_the_exact_evidence_contradicts_is_said():
+    exact = dict(zip(balance.COLUMNS, ("exact", "quadrature", -10.0, 0.0, np.nan), strict=True))
+    good = dict(zip(balance.COLUMNS, ("mcmc", "bridge sampling", -10.03, 0.01, np.nan), strict=True))
+    assert contradicted([exact, good]) == []
+    assert contradicted([good | {"log_evidence": -12.0}]) == []
+    (text,) = contradicted([exact, good | {"log_evidence": -10.2}])
+    assert text.startswith(
+        "log p(x) by bridge sampling (MCMC) is 0.20 nats below the exact -10.00, 20 of its"
+    )
 
 
 def test_evidence_with_all_its_parts_is_kept_in_a_file(tmp_path):
