@@ -80,8 +80,10 @@ def above_the_evidence(
 def contradicted(ways: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say where an estimate is further from the exact evidence than its error bar allows."""
     exact = next((way for way in ways if way["fit"] == EXACT), None)
-    out = []
-    for way in ways if exact is not None else ():
+    out: list[str] = []
+    if exact is None:
+        return out
+    for way in ways:
         error = way["standard_error"]
         if way["fit"] == EXACT or not np.isfinite(error) or way["k_hat"] > LARGEST_KHAT:
             continue

@@ -162,6 +162,12 @@ def _log_proposals(
     return [(pieces[i].reshape(parts[i].shape[:2]), pieces[2 + i]) for i in range(2)]
 
 
+def _counted(labels: Relabellings) -> str:
+    """Say how many labellings the evidence counts, where there are several."""
+    copies = round(float(np.exp(labels.log_count)))
+    return f", all {copies} labellings counted" if copies > 1 else ""
+
+
 def _judge(
     bridges: list[Bridge], weights: np.ndarray, walked: Walked, size: int
 ) -> tuple[Evidence, tuple[Finding, ...]]:
@@ -201,7 +207,7 @@ def _judge(
     evidence = Evidence(
         log_evidence=nats,
         standard_error=error,
-        method="bridge sampling",
+        method=f"bridge sampling{_counted(walked.labels)}",
         routes=(Route("bridge sampling", nats, error), other),
         symmetry=walked.labels.separate,
     )
