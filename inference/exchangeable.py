@@ -45,6 +45,17 @@ class Exchangeable(NamedTuple):
         """The first of the latents, by which a person knows the group."""
         return self.latents[0]
 
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The labels that can be permuted."""
+        return tuple(label for label in range(self.size) if label not in self.fixed)
+
+    def permutations(self) -> Iterator[tuple[int, ...]]:
+        """Give all permutations that leave the fixed labels where they are, the identity first."""
+        for order in itertools.permutations(self.free):
+            places = dict(zip(self.free, order, strict=True))
+            yield tuple(places.get(label, label) for label in range(self.size))
+
 
 def permute(parameters: Mapping[str, Any], group: Exchangeable, permutation: Any) -> dict[str, Any]:
     """Relabel: component j of the answer is component `permutation[j]` of `parameters` (site → array)."""
@@ -179,7 +190,7 @@ def _is_symmetric(
     base: jax.Array,
     density: Callable[[Mapping[str, jax.Array]], jax.Array],
 ) -> bool:
-    free = np.setdiff1d(np.arange(group.size), group.fixed)
+    free = np.array(group.free)
     swap, cycle = np.arange(group.size), np.arange(group.size)
     swap[free[:2]], cycle[free] = free[1::-1], np.roll(free, 1)
     for permutation in (swap, cycle):  # these two make all permutations of the free labels

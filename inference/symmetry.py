@@ -89,11 +89,11 @@ def relabellings(groups: Sequence[Exchangeable], most: int = MOST) -> Relabellin
     groups : from `exchangeable`; none for a program without labels.
     most : relabellings that are summed over one by one.
     """
-    total = math.prod(math.factorial(group.size) for group in groups)
+    total = math.prod(math.factorial(len(group.free)) for group in groups)
     if total > most:
         identity = tuple(tuple(range(group.size)) for group in groups)
         return Relabellings(tuple(groups), (identity,), float(np.log(float(total))))
-    each = [itertools.permutations(range(group.size)) for group in groups]
+    each = [group.permutations() for group in groups]
     return Relabellings(tuple(groups), tuple(itertools.product(*each)), 0.0)
 
 

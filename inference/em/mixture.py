@@ -115,9 +115,8 @@ class MixtureKernel:
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
     ) -> tuple[Laplace, dict[str, np.ndarray]]:
         """Laplace on the program's marginal."""
-        free = self.problem.family.components - len(_named(self.args))
         weights = self.problem.weights
-        return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, free, weights)
+        return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, weights)
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
@@ -254,11 +253,6 @@ def _arguments(model: Any, call: Call) -> tuple[tuple[np.ndarray, ...], np.ndarr
         raise InputError(f"`update={call.update!r}` is for regression: a mixture has update='em' only.")
     args = model.validate(*bound)
     return args, None if call.sample_weight is None else call.sample_weight.astype(args[0].dtype)
-
-
-def _named(args: tuple[np.ndarray, ...]) -> set[int]:
-    """Give the components that labels name: those cannot be exchanged."""
-    return set(args[1][args[1] >= 0].tolist()) if len(args) > 1 else set()
 
 
 def _moments(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import xarray as xr
-from scipy.special import gammaln
 
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.fit import Evidence, Route
@@ -93,27 +92,20 @@ def around_marginal(
     objective: str,
     key: jax.Array,
     draws: int,
-    exchangeable: int | None = None,
     sample_weight: Any = None,
 ) -> tuple[Laplace, dict[str, np.ndarray]]:
     """Laplace on the marginal of a program, its relabelled copies counted in the evidence.
 
-    `exchangeable` is how many components can be relabelled where it is not all of them: then each
-    relabelling is taken to be a separate mode. `sample_weight` (N,) is how many rows each row counts for.
+    `sample_weight` (N,) is how many rows each row counts for.
     """
     m = marginal(model)
-    labels, symmetry = NO_LABELS, 0.0
-    if objective == "map" and exchangeable in (None, getattr(model, "components", None)):
-        labels = labels_of(m, parameters, args, kwargs)
-    elif exchangeable is not None:
-        symmetry = float(gammaln(exchangeable + 1))
+    labels = labels_of(m, parameters, args, kwargs) if objective == "map" else NO_LABELS
     gaussian = laplace(
         m,
         parameters,
         args,
         kwargs,
         objective=objective,
-        log_symmetry=symmetry,
         labels=labels,
         sample_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
     )

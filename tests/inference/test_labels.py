@@ -22,6 +22,7 @@ from triptych.inference.labels import (
     responsibility_rows,
 )
 from triptych.inference.marginal import marginal
+from triptych.inference.symmetry import relabellings
 
 RNG = np.random.default_rng(0)
 X = np.concatenate([RNG.normal(-3, 1, size=15), RNG.normal(0, 1, size=25), RNG.normal(4, 1, size=20)])
@@ -319,6 +320,8 @@ def test_labels_that_rows_name_stay_and_the_others_are_aligned() -> None:
     assert group.fixed == (1,)
     assert set(group.axes) == {"weights", "means", "covariances"}
     draws = {name: np.stack([value, value[[2, 1, 0]]]) for name, value in point.items()}
+    assert list(group.permutations()) == [(0, 1, 2), (2, 1, 0)]
+    assert relabellings([group]).size == 2
     found = align(draws, group, responsibility_rows(m, group, x, z), point)
     np.testing.assert_array_equal(found.permutations, [[0, 1, 2], [2, 1, 0]])
     assert np.all(np.isfinite(found.margins))
