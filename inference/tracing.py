@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from numpyro.primitives import Messenger, apply_stack
 
 from triptych.inference.lifted import Lift
 from triptych.inference.scans import SteadyScan
+from triptych.models.distributions import GaussianVector
 from triptych.models.errors import InputError
 
 __all__ = ["Program", "tracing"]
@@ -26,6 +28,23 @@ class _WholePlates(Messenger):
         if msg["type"] == "plate" and msg["value"] is not None and msg["args"][1] in (None, msg["args"][0]):
             with jax.ensure_compile_time_eval():
                 msg["value"] = jnp.arange(msg["args"][0])
+
+
+class _FastGaussians(Messenger):
+    """Let NumPyro's multivariate normals take their density by a matrix product (`GaussianVector`)."""
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample":
+            return
+        fn = msg["fn"]
+        if type(fn) is dist.MultivariateNormal:
+            msg["fn"] = _fast(fn)
+        elif type(fn) is dist.ExpandedDistribution and type(fn.base_dist) is dist.MultivariateNormal:
+            msg["fn"] = _fast(fn.base_dist).expand(fn.batch_shape)
+
+
+def _fast(fn: Any) -> GaussianVector:
+    return GaussianVector(fn.loc, scale_tril=fn.scale_tril)
 
 
 class _Here(Messenger):
@@ -53,7 +72,7 @@ def tracing(program: Program) -> Iterator[None]:
     """Turn whatever a program raises while it is traced into an `InputError` that names the site."""
     here = _Here()
     try:
-        with here, _WholePlates(), SteadyScan(), Lift():
+        with here, _WholePlates(), SteadyScan(), Lift(), _FastGaussians():
             yield
     except InputError:
         raise

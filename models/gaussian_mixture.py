@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from triptych.models import gaussian_prior as priors
 from triptych.models import hyperparameters, validation
-from triptych.models.distributions import draw
+from triptych.models.distributions import GaussianVector, draw
 from triptych.models.errors import InputError
 from triptych.models.gaussian_prior import GaussianMixturePrior
 from triptych.models.missing import Blocks, DiagonalNormalWithMissing, NormalWithMissing, blocks_of, moments
@@ -281,5 +281,5 @@ class GaussianMixture:
     def _normal(self, mean: jax.Array, root: jax.Array) -> dist.Distribution:
         """Give N(mean, root rootᵀ) over the last axis."""
         if self.covariance in ("full", "tied"):
-            return dist.MultivariateNormal(mean, scale_tril=root)
+            return GaussianVector(mean, scale_tril=root)
         return dist.Normal(mean, root).to_event(1)
