@@ -16,6 +16,7 @@ from numpyro.contrib.funsor import config_enumerate, markov
 from numpyro.infer.util import log_density
 
 from triptych.inference.marginal import marginal
+from triptych.models.errors import InferenceWarning
 
 RNG = np.random.default_rng(0)
 X4, X3, X32 = RNG.normal(size=4), RNG.normal(size=3), RNG.normal(size=(3, 2))
@@ -410,7 +411,8 @@ def test_a_long_chain_is_linear_in_its_length():
     alpha = log_a[0] + log_b[0]
     for t in range(1, len(x)):
         alpha = jax.scipy.special.logsumexp(alpha[:, None] + log_a, axis=0) + log_b[t]
-    got = compiled(lambda t: sum(m.log_likelihood(t, x).values()))(theta)
+    with pytest.warns(InferenceWarning, match="MANY_LATENTS"):
+        got = compiled(lambda t: sum(m.log_likelihood(t, x).values()))(theta)
     np.testing.assert_allclose(got, jax.scipy.special.logsumexp(alpha), rtol=1e-12)
 
 
