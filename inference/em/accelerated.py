@@ -25,9 +25,9 @@ from triptych.inference.em.convergence import (
     HISTORY,
     Rule,
     gain_to_come,
+    noise,
     rounding,
     slow_gain_to_come,
-    stalled,
 )
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.flat import Space
@@ -54,6 +54,7 @@ class Climber(NamedTuple):
     residuals: Array  # (m, p)
     objective: Array
     gains: Array  # (HISTORY,) of the last plain steps in a row, NaN where there was none
+    leap: Array  # gain of the last proposal, 0 where it was refused
     slowest: Array  # 1/(1 − c), c the slowest rate seen lately
     to_come: Array  # nats, as `convergence.py` estimates them
     plain: Array  # plain steps still to take before an extrapolation by SQUAREM or ACX
@@ -93,6 +94,7 @@ class Accelerator:
             residuals=np.full((number, m, p), np.nan),
             objective=np.full(number, -np.inf),
             gains=np.full((number, HISTORY), np.nan),
+            leap=np.zeros(number),
             slowest=np.ones(number),
             to_come=np.full(number, np.inf),
             plain=np.full(number, first, np.int32),
@@ -125,6 +127,7 @@ class Accelerator:
             residual=jnp.where(accepted, residual, state.residual),
             objective=jnp.where(accepted, objective, state.objective),
             gains=gains,
+            leap=jnp.where(state.proposed, jnp.where(accepted, gain, 0.0), state.leap),
         )
         # What leaves: the last point when it is followed, the proposal when it is refused.
         old = jnp.where(accepted, state.point, point), jnp.where(accepted, state.residual, residual)
@@ -134,9 +137,11 @@ class Accelerator:
             residuals=jnp.where(keep, _pushed(state.residuals, old[1]), state.residuals),
         )
 
-        soon = slow_gain_to_come(gains[-2:], state.slowest)
+        blur = noise(objective, rule.rows, rule.epsilon)
+        # A gain within rounding says nothing of what is to come, and is no end while proposals gain more.
+        soon = slow_gain_to_come(gains[-2:], state.slowest, blur)
         to_come = jnp.maximum(gain_to_come(gains), soon)
-        still = stalled(objective, gains, rule.rows, rule.epsilon)
+        still = (jnp.sum(gains[-2:]) <= 2 * blur) & (judged.leap <= blur)
         arrived = accepted & ~state.proposed & ((to_come < rule.tolerance) | still)
         # It may be the top: plain steps from here on, until the rule of plain EM can tell.
         unknown = jnp.isnan(gains[-2])

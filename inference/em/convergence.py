@@ -45,21 +45,23 @@ def gain_to_come(gains: Array) -> Array:
     return jnp.where(known, jnp.maximum(slow, 0.0), jnp.inf)
 
 
-def slow_gain_to_come(gains: Array, slowest: Array) -> Array:
+def slow_gain_to_come(gains: Array, slowest: Array, blur: Array) -> Array:
     """Estimate the gain still to come, in nats, from two plain steps in a row after accelerated ones.
 
     Parameters
     ----------
     gains : (2,), NaN where there is none. slowest : 1/(1 − c), c the slowest rate of the parameters seen.
+    blur : rounding of a gain, nats; one below it may be as large.
 
     Returns
     -------
     g r/(1 − r), r the larger of the gains' own rate and c² (gains are squares of distances).
     """
-    own = jnp.where(gains[0] > 0, gains[1] / jnp.where(gains[0] > 0, gains[0], 1.0), 0.0)
+    own = jnp.where(gains[0] > blur, gains[1] / jnp.where(gains[0] > blur, gains[0], 1.0), 0.0)
     rate = jnp.maximum(own, (1.0 - 1.0 / slowest) ** 2)
-    slow = jnp.where(rate < 1.0, gains[1] * rate / jnp.maximum(1.0 - rate, 1e-16), jnp.inf)
-    return jnp.where(jnp.all(jnp.isfinite(gains)), jnp.maximum(slow, 0.0), jnp.inf)
+    last = jnp.maximum(gains[1], blur)
+    slow = jnp.where(rate < 1.0, last * rate / jnp.maximum(1.0 - rate, 1e-16), jnp.inf)
+    return jnp.where(jnp.all(jnp.isfinite(gains)), slow, jnp.inf)
 
 
 def rounding(objective: Array, count: Array, epsilon: Array) -> Array:

@@ -295,13 +295,15 @@ def test_a_weight_of_zero_does_not_stop_the_climb() -> None:
 
 
 def test_the_slow_rate_counts_where_the_gains_do_not_show_it() -> None:
-    assert float(slow_gain_to_come(np.array([1.0, 0.25]), np.asarray(1.0))) == pytest.approx(0.25 / 3)
+    def to_come(gains: list[float], slowest: float, blur: float = 0.0) -> float:
+        return float(slow_gain_to_come(np.array(gains), np.asarray(slowest), np.asarray(blur)))
+
     rate = 0.99**2
-    assert float(slow_gain_to_come(np.array([1.0, 0.25]), np.asarray(100.0))) == pytest.approx(
-        0.25 * rate / (1 - rate)
-    )
-    assert np.isinf(slow_gain_to_come(np.array([0.1, 0.2]), np.asarray(1.0)))
-    assert np.isinf(slow_gain_to_come(np.array([np.nan, 0.2]), np.asarray(1.0)))
+    assert to_come([1.0, 0.25], 1.0) == pytest.approx(0.25 / 3)
+    assert to_come([1.0, 0.25], 100.0) == pytest.approx(0.25 * rate / (1 - rate))
+    assert np.isinf(to_come([0.1, 0.2], 1.0))
+    assert np.isinf(to_come([np.nan, 0.2], 1.0))
+    assert to_come([1e-9, -1e-9], 100.0, 1e-8) == pytest.approx(1e-8 * rate / (1 - rate))
 
 
 def test_an_unknown_acceleration_is_refused_in_words() -> None:
