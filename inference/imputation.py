@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -72,7 +73,8 @@ def impute(
         called = recall(fit.data)
         if called is None:
             raise InputError("The fit did not keep its data: give `x`.")
-        (x, z), _ = (*called[0], None)[:2], called[1]
+        given = inspect.signature(model).bind(*called[0], **called[1]).arguments
+        x, z = given["x"], given.get("z")
     model = dataclasses.replace(model, missing=True)
     args = model.validate(x, z, new=True)
     with double_precision():

@@ -115,7 +115,7 @@ def test_the_other_covariances_are_special_cases_of_full(covariance: str) -> Non
 
 def test_labels_say_which_component_fills_in_and_the_fit_keeps_its_rows() -> None:
     x = table()
-    fit = triptych.EM(GaussianMixture(1, missing=True), draws=20).run(jax.random.key(0), x)
+    fit = triptych.EM(GaussianMixture(1, missing=True), draws=20).run(jax.random.key(0), x, z=np.zeros(20))
     np.testing.assert_allclose(triptych.impute(fit).mean, triptych.impute(fit, x).mean)
     theta = parameters(4)
     found = impute(made("em", theta), x, np.ones(len(x)))
