@@ -84,8 +84,9 @@ def ledger_of(fit: Fit, ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if own is None and evidence.log_evidence is None:
         own = evidence.standard_error  # a fit of an earlier version
     row["elbo_error"] = _number(own)
-    best = next((way for way in ways if not way["k_hat"] > LARGEST_KHAT), None)
-    if best is None:
+    # An approximation without an error bar, such as Laplace's, is no referee.
+    best = ways[0] if ways and np.isfinite(ways[0]["standard_error"]) else None
+    if best is None or best["k_hat"] > LARGEST_KHAT:
         return row
     if evidence.kl is not None and best["log_evidence"] == evidence.elbo + evidence.kl:
         return row

@@ -103,6 +103,11 @@ def balance(methods: Mapping[str, Mapping[str, Any]], ways: Sequence[Mapping[str
     if not ways:
         return []
     best = ways[0]
+    if not np.isfinite(best["standard_error"]) or best["k_hat"] > LARGEST_KHAT:
+        return [
+            f"log p(x) is not known: the best there is, {best['log_evidence']:.2f} nats by {_source(best)}, "
+            "is an approximation without an error bar."
+        ]
     parts = []
     for name, row in methods.items():
         if np.isfinite(row.get("elbo", np.nan)) and np.isfinite(row.get("kl", np.nan)):

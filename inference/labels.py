@@ -42,6 +42,8 @@ class Aligned(NamedTuple):
     margins : (S,), nats: how much worse the second-best relabelling of each draw is (infinite for K = 1).
     relabelled : the share of draws whose labels changed.
     close : the share of draws whose margin is under one nat.
+    together : (S,), the probability that two random rows share a component, which no relabelling changes;
+        `None` without responsibilities.
     """
 
     draws: dict[str, np.ndarray]
@@ -49,6 +51,7 @@ class Aligned(NamedTuple):
     margins: np.ndarray
     relabelled: float
     close: float
+    together: np.ndarray | None = None
 
     @property
     def ambiguous(self) -> bool:
@@ -117,14 +120,15 @@ def align(
     count = len(next(iter(values.values())))
     permutations = np.tile(np.arange(group.size), (count, 1))
     elsewhere = ~np.eye(group.size, dtype=bool) & _either(np.isin(np.arange(group.size), group.fixed))
-    cost = np.zeros((count, group.size, group.size))
+    cost, together = np.zeros((count, group.size, group.size)), None
     if responsibilities is None:
         costs = _parameter_costs(values, group, pivot)
     else:
         costs = _responsibility_costs(values, responsibilities, pivot)
     previous = None
     for _ in range(max(1, iterations)):
-        cost = np.where(elsewhere, np.inf, costs(previous))
+        costed, together = costs(previous)
+        cost = np.where(elsewhere, np.inf, costed)
         permutations = np.stack([linear_sum_assignment(table.T)[1] for table in cost])
         if previous is not None and np.array_equal(previous, permutations):
             break
@@ -136,6 +140,7 @@ def align(
         margins,
         float(np.mean(np.any(permutations != np.arange(group.size), axis=1))),
         float(np.mean(margins < CLOSE)),
+        together,
     )
 
 
@@ -161,23 +166,27 @@ def _either(fixed: np.ndarray) -> np.ndarray:
     return fixed[:, None] | fixed
 
 
-Costs = Callable[[np.ndarray | None], np.ndarray]
+Costs = Callable[[np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
 
 
 def _responsibility_costs(
     draws: Mapping[str, np.ndarray], responsibilities: Responsibilities, pivot: Mapping[str, Any]
 ) -> Costs:
-    """Give permutations so far → costs (S, K, K) of calling the draw's k (row) the pivot's j (column)."""
+    """Give permutations so far → costs (S, K, K) of calling the draw's k (row) the pivot's j (column).
+
+    Beside them, for each draw, the probability Σ_k (mean_n r_nk)² that two random rows share a component.
+    """
     first = {name: jnp.asarray(pivot[name]) for name in draws}
     start = jax.jit(responsibilities)(first)
     count, batch = len(next(iter(draws.values()))), max(1, 10**6 // start.size)
 
     @jax.jit
-    def tables(draws: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
+    def tables(draws: dict[str, jax.Array], mean: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_mean = jnp.log(mean + FLOOR)
 
-        def table(draw: dict[str, jax.Array]) -> jax.Array:
-            return -responsibilities(draw).T @ log_mean
+        def table(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            r = responsibilities(draw)
+            return -r.T @ log_mean, jnp.sum(jnp.mean(r, axis=0) ** 2)
 
         return jax.lax.map(table, draws, batch_size=batch)
 
@@ -190,9 +199,10 @@ def _responsibility_costs(
 
     device = {name: jnp.asarray(value) for name, value in draws.items()}
 
-    def costs(permutations: np.ndarray | None) -> np.ndarray:
+    def costs(permutations: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         mean = start if permutations is None else average(device, jnp.asarray(permutations))
-        return np.asarray(tables(device, mean), float)
+        cost, together = tables(device, mean)
+        return np.asarray(cost, float), np.asarray(together, float)
 
     return costs
 
@@ -211,7 +221,7 @@ def _parameter_costs(draws: Mapping[str, np.ndarray], group: Exchangeable, pivot
 
     own, target = table(draws, 1), table({name: pivot[name] for name in single}, 0)[0]
 
-    def costs(permutations: np.ndarray | None) -> np.ndarray:
+    def costs(permutations: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         if permutations is None:  # a scale that no labelling changes
             centre, scale = target, np.concatenate([own, target[None]]).std(axis=(0, 1))
         else:
@@ -219,7 +229,7 @@ def _parameter_costs(draws: Mapping[str, np.ndarray], group: Exchangeable, pivot
             centre, scale = relabelled.mean(axis=0), relabelled.std(axis=0).mean(axis=0)
         scale = np.where(scale > 1e-9 * np.abs(own).max(), scale, 1)  # a constant says nothing
         difference = own[:, :, None] / scale - centre / scale
-        return 0.5 * np.sum(difference**2, axis=-1)
+        return 0.5 * np.sum(difference**2, axis=-1), None
 
     return costs
 

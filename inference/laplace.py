@@ -107,7 +107,6 @@ def laplace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     objective: str = "map",
-    log_symmetry: float = 0.0,
     labels: Relabellings = NO_LABELS,
     sample_weight: np.ndarray | None = None,
 ) -> Laplace:
@@ -120,7 +119,6 @@ def laplace(
     args, kwargs : what the program is called with.
     objective : "map": the mode of log p(x, θ) + log |det ∂θ/∂u|, found from `parameters`;
         "mle": the observed information of log p(x|θ) at `parameters`, priors ignored.
-    log_symmetry : nats added to the evidence for modes that are copies of this one.
     labels : the relabellings that leave p(x, θ) as it is; their number is counted in the evidence.
     sample_weight : (N,) how many rows each row counts for.
     """
@@ -143,7 +141,6 @@ def laplace(
         parameters,
         {site: parameter.support for site, parameter in structure.parameters.items()},
         objective=objective,
-        log_symmetry=log_symmetry,
         labels=labels,
     )
 
@@ -154,7 +151,6 @@ def laplace_from_density(
     supports: Mapping[str, Any],
     *,
     objective: str = "map",
-    log_symmetry: float = 0.0,
     labels: Relabellings = NO_LABELS,
 ) -> Laplace:
     """Approximate any log density of named parameters; `laplace` says what the arguments are.
@@ -201,7 +197,7 @@ def laplace_from_density(
     log_evidence = None
     if objective == "map" and factor.shape[1] == space.size and np.isfinite(value):
         log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant
-        log_evidence += labels.log_count + log_symmetry
+        log_evidence += labels.log_count
     return Laplace(space, u, factor, value, log_evidence, findings, density, labels)
 
 

@@ -129,6 +129,9 @@ class MCMC:
             units = tree["log_likelihood"].data_vars.values()
             rows = np.sum([unit.values.reshape(*unit.shape[:2], -1).sum(axis=-1) for unit in units], axis=0)
         invariant = invariants(samples, statistics["lp"], rows, [group for group, _ in groups])
+        for group, found in groups:
+            if found.together is not None:
+                invariant[f"co-clustering of {group.latent}"] = found.together.reshape(statistics["lp"].shape)
         diagnosis = diagnose(invariant, samples, statistics, max_tree_depth=self.max_tree_depth)
         for group, found in groups:
             if found.ambiguous:

@@ -66,6 +66,13 @@ def test_labels_are_exchanged_in_the_space_of_the_parameters():
     assert float(far.exchanged(space, log_q, u)) == pytest.approx(float(log_q(u)) - gammaln(10))
 
 
+def test_labels_that_rows_name_are_not_exchanged():
+    named = Exchangeable(("z",), 3, {"mu": (0,)}, fixed=(1,))
+    labels = relabellings([named])
+    assert labels.choices == (((0, 1, 2),), ((2, 1, 0),))
+    assert labels.log_count == pytest.approx(np.log(2))
+
+
 @pytest.mark.parametrize("distance", [0.6, 6.0])
 def test_a_bridge_counts_every_copy_of_a_mode_near_or_far(key, distance):
     """Z · ½ [N(μ; m, I) + N(μ; m swapped, I)], its draws sorted: as aligned chains are."""

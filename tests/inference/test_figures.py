@@ -172,6 +172,14 @@ def test_routes_are_ranked_by_how_far_they_can_be_trusted():
     assert [way["log_evidence"] for way in balance.routes(fits, "mcmc")] == [-4, -2, -1, -3]
 
 
+def test_an_approximation_is_no_referee():
+    samples = np.random.default_rng(0).normal(size=(1, 200, 2))
+    laplace = Evidence(-1.0, -1.2, routes=(Route("Laplace", -1.0),))
+    found = compare({"em": made("em", samples, evidence=laplace)}, reference="em")
+    assert np.isnan(found.methods.loc["em", "kl"])
+    assert "log p(x) is not known: the best there is, -1.00 nats by Laplace (EM)" in found.sentences[0]
+
+
 def test_an_estimate_that_the_exact_evidence_contradicts_is_said():
     exact = dict(zip(balance.COLUMNS, ("exact", "quadrature", -10.0, 0.0, np.nan), strict=True))
     good = dict(zip(balance.COLUMNS, ("mcmc", "bridge sampling", -10.03, 0.01, np.nan), strict=True))

@@ -324,6 +324,8 @@ def test_labels_that_rows_name_stay_and_the_others_are_aligned() -> None:
     assert relabellings([group]).size == 2
     found = align(draws, group, responsibility_rows(m, group, x, z), point)
     np.testing.assert_array_equal(found.permutations, [[0, 1, 2], [2, 1, 0]])
+    assert found.together[0] == pytest.approx(found.together[1])  # what no relabelling changes
+    assert 1 / 3 <= found.together[0] < 1
     assert np.all(np.isfinite(found.margins))
     # Two components named leave nothing to exchange.
     z = np.where(np.arange(60) % 15 == 2, 2, z)
