@@ -1,4 +1,4 @@
-"""Pathologists' ratings with a trait behind each slide: a logistic model whose posterior has no closed form."""
+"""Pathologists' ratings with a trait behind each slide: logistic, its posterior without closed form."""
 
 from __future__ import annotations
 

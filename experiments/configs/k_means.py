@@ -9,8 +9,12 @@ import numpyro
 import numpyro.distributions as dist
 
 
-def k_means(x: Any = None, *, rows: int = 150, columns: int = 4, components: int = 3, scale: float = 0.1) -> Any:
-    """Spherical mixture with equal weights: z_n ~ Uniform; x_n ~ N(centre[z_n], scale² I); centre_k ~ N(0, 10² I).
+def k_means(
+    x: Any = None, *, rows: int = 150, columns: int = 4, components: int = 3, scale: float = 0.1
+) -> Any:
+    """Spherical mixture with equal weights: z_n ~ Uniform; x_n ~ N(centre[z_n], scale² I).
+
+    centre_k ~ N(0, 10² I).
 
     The best completion gives k-means at any `scale`; the posterior comes to it as `scale` goes to 0 (Kulis &
     Jordan 2012).

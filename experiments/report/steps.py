@@ -73,7 +73,7 @@ def _missing(fit: Fit, left_out: int) -> str:
             words.append(f"A Newton step from the answer would gain {number(float(found['gain']), 2)} nats.")
     if "monte_carlo_errors" in fit.data.children:
         shares = [
-            np.ravel(error.values / fit.data["standard_errors"][site].values)
+            np.ravel(error.values / fit.data["standard_errors"][str(site)].values)
             for site, error in fit.data["monte_carlo_errors"].data_vars.items()
         ]
         largest = 100 * float(np.nanmax(np.concatenate(shares)))
