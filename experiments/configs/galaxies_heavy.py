@@ -1,4 +1,4 @@
-"""Velocities of galaxies in clusters with heavy tails: a mixture of Student's t, each row of its own scale."""
+"""Velocities of galaxies in clusters with heavy tails: a mixture of t, each row with a scale of its own."""
 
 from __future__ import annotations
 
