@@ -49,7 +49,8 @@ def average_posteriors(
 def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
     """Give the posterior of every discrete latent, p(z = k | x), for these data or new data.
 
-    EM's is at its point estimate; that of SVI and MCMC is averaged over their posterior draws.
+    EM's is at its point estimate; that of SVI and MCMC is averaged over their posterior draws, and so is
+    EM's where it integrated continuous latents out: their mean is not where the discrete ones are known.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
                 "the model has no discrete latent, so there are no responsibilities: they exist for mixtures "
                 "and other programs with a discrete site that is not observed."
             )
-        if fit.method in ("em", "ascent"):
+        if fit.method in ("em", "ascent") and not _integrated(fit):
             point = {name: jnp.asarray(fit.parameters[name]) for name in structure.parameters}
             answer = jax.jit(lambda p: m.posteriors(p, *args, **kwargs))(point)
         else:
@@ -81,3 +82,16 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
             )
         kept = {name: np.asarray(value) for name, value in answer.items()}
     return next(iter(kept.values())) if len(kept) == 1 else kept
+
+
+def _integrated(fit: Fit) -> bool:
+    """Tell whether EM integrated continuous latents out, and drew them."""
+    if "plan" not in fit.data.children or fit.data["posterior"].sizes.get("draw", 0) < 2:
+        return False
+    plan = fit.data["plan"].dataset
+    latents = {
+        str(site)
+        for site, role in zip(plan["site"].values, plan["role"].values, strict=True)
+        if role == "latent"
+    }
+    return bool(latents & set(fit.parameters))

@@ -268,3 +268,28 @@ def test_row_steps_are_chosen_where_rows_do_not_meet() -> None:
     derived = derive(factors, Call((x,), {}, None, "map", "em", ("u",)))
     step = derived.problem.shape.e_step
     assert (step.family, step.plate, step.rows, step.combinations) == ("gaussian", "rows", 12, 2)
+
+
+@pytest.mark.slow
+def test_responsibilities_are_averaged_over_latents_that_were_integrated_out(key: jax.Array) -> None:
+    generator = np.random.default_rng(2)
+    x = np.concatenate([generator.standard_t(3, 30), 3 + generator.standard_t(5, 20)])
+    fit = EM(heavy, latents=("u",), restarts=2, draws=3000).run(key, x)
+    draws = fit.data["posterior"]
+    table = np.mean(
+        [
+            np.exp(terms - logsumexp(terms, axis=0))
+            for index in range(0, 3000, 10)
+            for one in [draws.isel(chain=0, draw=index)]
+            for terms in [
+                np.log(one["weights"].values)[:, None]
+                + t(
+                    one["freedom"].values[:, None],
+                    one["mean"].values[:, None],
+                    np.sqrt(one["variance"].values)[:, None],
+                ).logpdf(x)
+            ]
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(fit.responsibilities(x), table.T, atol=0.03)
