@@ -36,6 +36,7 @@ __all__ = ["ACCELERATIONS", "Accelerator", "Climber"]
 
 # Points that each method keeps beside the last one.
 ACCELERATIONS = {"mix": 5, "squarem": 2, "acx": 2, "anderson": 10, "daarem": 10}
+IDLE = 5  # E-steps in a row, proposals too, without a gain above rounding: there is no more to have
 FORGET = 0.7  # share of the slowest rate's 1/(1 − c) that is remembered at the next look
 LONGER = 4.0  # factor by which SQUAREM's longest step grows
 ALPHA, KAPPA = 1.2, 25.0  # DAAREM's damping: 1/(1 + α^(κ − s)) after s successes
@@ -54,7 +55,8 @@ class Climber(NamedTuple):
     residuals: Array  # (m, p)
     objective: Array
     gains: Array  # (HISTORY,) of the last plain steps in a row, NaN where there was none
-    leap: Array  # gain of the last proposal, 0 where it was refused
+    blur: Array  # nats, the largest fall that a plain step showed: rounding
+    idle: Array  # E-steps in a row without a gain above rounding
     slowest: Array  # 1/(1 − c), c the slowest rate seen lately
     to_come: Array  # nats, as `convergence.py` estimates them
     plain: Array  # plain steps still to take before an extrapolation by SQUAREM or ACX
@@ -94,7 +96,8 @@ class Accelerator:
             residuals=np.full((number, m, p), np.nan),
             objective=np.full(number, -np.inf),
             gains=np.full((number, HISTORY), np.nan),
-            leap=np.zeros(number),
+            blur=np.zeros(number),
+            idle=np.zeros(number, np.int32),
             slowest=np.ones(number),
             to_come=np.full(number, np.inf),
             plain=np.full(number, first, np.int32),
@@ -118,6 +121,8 @@ class Accelerator:
         accepted = jnp.where(state.proposed, finite & inside & (gain >= 0), finite & ~fell)
         failed = ~accepted & ~state.proposed
 
+        blur = jnp.maximum(state.blur, noise(objective, rule.rows, rule.epsilon))
+        blur = jnp.where(accepted & ~first, jnp.maximum(blur, -gain), state.blur)
         gains = jnp.roll(state.gains, -1).at[-1].set(jnp.where(first, jnp.nan, gain))
         gains = jnp.where(accepted, jnp.where(state.proposed, jnp.nan, gains), state.gains)
         judged = state._replace(
@@ -127,7 +132,8 @@ class Accelerator:
             residual=jnp.where(accepted, residual, state.residual),
             objective=jnp.where(accepted, objective, state.objective),
             gains=gains,
-            leap=jnp.where(state.proposed, jnp.where(accepted, gain, 0.0), state.leap),
+            blur=blur,
+            idle=jnp.where(accepted & (gain > blur), 0, state.idle + 1),
         )
         # What leaves: the last point when it is followed, the proposal when it is refused.
         old = jnp.where(accepted, state.point, point), jnp.where(accepted, state.residual, residual)
@@ -137,11 +143,9 @@ class Accelerator:
             residuals=jnp.where(keep, _pushed(state.residuals, old[1]), state.residuals),
         )
 
-        blur = noise(objective, rule.rows, rule.epsilon)
-        # A gain within rounding says nothing of what is to come, and is no end while proposals gain more.
         soon = slow_gain_to_come(gains[-2:], state.slowest, blur)
         to_come = jnp.maximum(gain_to_come(gains), soon)
-        still = (jnp.sum(gains[-2:]) <= 2 * blur) & (judged.leap <= blur)
+        still = judged.idle >= IDLE
         arrived = accepted & ~state.proposed & ((to_come < rule.tolerance) | still)
         # It may be the top: plain steps from here on, until the rule of plain EM can tell.
         unknown = jnp.isnan(gains[-2])
