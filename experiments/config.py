@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from triptych.experiments.settings import (
+    AscentSettings,
     BayesianLinearRegressionSettings,
     BernoulliMixtureSettings,
     DataSettings,
@@ -39,7 +40,9 @@ ModelSettings = Annotated[
     | Annotated[ProgramSettings, Tag("program")],
     Discriminator(_which_model),
 ]
-FitSettings = Annotated[EMSettings | SVISettings | MCMCSettings, Field(discriminator="method")]
+FitSettings = Annotated[
+    EMSettings | AscentSettings | SVISettings | MCMCSettings, Field(discriminator="method")
+]
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 FitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
