@@ -76,6 +76,7 @@ def test_the_resolved_config_runs_again_from_where_it_lies(bench: Any, go: Go) -
         "components": 3,
         "covariance": "full",
         "mean_precision": 0.01,
+        "missing": False,
     }
 
 
