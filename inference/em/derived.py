@@ -186,7 +186,7 @@ class DerivedKernel:
         start = {name: parameters[name] for name in shape.sites}
         if hasattr(e_step, "carry"):  # the guide is a parameter like θ: what it costs θ is in the curvature
             start |= _guide(problem, {**start, **e_step.begin()})
-            supports |= dict.fromkeys(set(start) - set(supports), constraints.real)
+            supports |= dict.fromkeys(e_step.begin(), constraints.real)  # in the guide's own order
 
         def log_density(theta: Parameters) -> Array:
             if hasattr(e_step, "log_density"):

@@ -293,3 +293,30 @@ def test_responsibilities_are_averaged_over_latents_that_were_integrated_out(key
         axis=0,
     )
     np.testing.assert_allclose(fit.responsibilities(x), table.T, atol=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["full", "mean_field"])
+def test_a_guide_is_the_posterior_where_that_is_gaussian(key: jax.Array, family: str) -> None:
+    """Groups around a mean: bound, optimum and draws of the latents are those of exact EM."""
+    generator = np.random.default_rng(8)
+    y = generator.normal(size=(12, 1)) + 2.0 + 0.5 * generator.normal(size=(12, 4))
+
+    def groups(y: Any) -> None:
+        mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+        spread = numpyro.sample("spread", dist.HalfNormal(3.0))
+        with numpyro.plate("groups", 12):
+            u = numpyro.sample("u", dist.Normal(mean, spread))
+            numpyro.sample("y", dist.Normal(u[..., None], 0.5).to_event(1), obs=y)
+
+    exact = EM(groups, objective="mle", restarts=1, draws=2000).run(key, y)
+    guided = EM(groups, objective="mle", restarts=1, draws=2000, e_step=Variational(family=family)).run(
+        key, y
+    )
+    assert guided.log_likelihood == pytest.approx(exact.log_likelihood, abs=1e-6)
+    for site in ("mean", "spread", "u"):
+        np.testing.assert_allclose(guided.parameters[site], exact.parameters[site], atol=1e-4)
+        one, other = (fit.data["posterior"][site] for fit in (guided, exact))
+        scale = other.std(("chain", "draw"))
+        assert np.all(np.abs(one.mean(("chain", "draw")) - other.mean(("chain", "draw"))) < 0.15 * scale)
+        np.testing.assert_allclose(one.std(("chain", "draw")) / scale, 1.0, atol=0.12)
