@@ -10,9 +10,10 @@ import numpyro.distributions as dist
 
 
 def carcinoma_trait(x: Any = None, *, rows: int = 118, columns: int = 7) -> Any:
-    """Rasch model: trait_n ~ N(0, spread²); logit P(x_nd = 1) = trait_n − threshold_d.
+    """Rasch model: trait_n ~ N(0, 1); logit P(x_nd = 1) = spread trait_n − threshold_d.
 
-    spread ~ HalfNormal(5); threshold_d ~ N(0, 5²).
+    spread ~ HalfNormal(5); threshold_d ~ N(0, 5²). (With trait_n ~ N(0, spread²) instead, the joint density
+    of traits and spread has no bound as both go to 0, which is where SVI would start.)
 
     Parameters
     ----------
@@ -23,6 +24,6 @@ def carcinoma_trait(x: Any = None, *, rows: int = 118, columns: int = 7) -> Any:
     spread = jnp.asarray(numpyro.sample("spread", dist.HalfNormal(5.0)))
     threshold = jnp.asarray(numpyro.sample("threshold", dist.Normal(0.0, 5.0).expand([columns]).to_event(1)))
     with numpyro.plate("rows", rows):
-        trait = jnp.asarray(numpyro.sample("trait", dist.Normal(0.0, spread)))
-        fn = dist.BernoulliLogits(trait[..., None] - threshold).to_event(1)
+        trait = jnp.asarray(numpyro.sample("trait", dist.Normal()))
+        fn = dist.BernoulliLogits(spread * trait[..., None] - threshold).to_event(1)
         return numpyro.sample("x", fn, obs=x)

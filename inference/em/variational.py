@@ -235,8 +235,13 @@ def profile(
         log_evidence = gaussian.log_density + 0.5 * (size * np.log(2 * np.pi) + np.sum(np.log(values)))
     factor = vectors[:, good] * np.sqrt(values[good])
     mode = gaussian.mode
+
+    def density(u: Array) -> Array:
+        """ELBO at θ, with the guide that follows it."""
+        return gaussian.density(jnp.concatenate([u, mode[size:] + slope @ (u - mode[:size])]))
+
     reduced = Laplace(
-        inner, mode[:size], factor, gaussian.log_density, log_evidence, gaussian.findings, gaussian.density
+        inner, mode[:size], factor, gaussian.log_density, log_evidence, gaussian.findings, density
     )
 
     def follow(draws: np.ndarray) -> dict[str, np.ndarray]:

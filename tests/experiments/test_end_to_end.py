@@ -18,7 +18,11 @@ TINY = {
     "svi": ["steps=250", "draws=20", "guide=AutoNormal"],
     "mcmc": ["warmup=50", "draws=20", "chains=2", "max_tree_depth=4"],
 }
-SMALLER = {"digits": ["data.rows=60", "model.components=3"], "two_coins": ["data.simulate.rows=100"]}
+SMALLER = {
+    "digits": ["data.rows=60", "model.components=3"],
+    "two_coins": ["data.simulate.rows=100"],
+    "topics": ["data.simulate.rows=160"],
+}
 
 
 def test_a_real_fit_is_kept_and_comes_out_the_same_again(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_a_trait_by_variational_and_by_monte_carlo_em_against_quadrature() -> No
     assert variational.log_likelihood > -best.fun - 4.0
     experiment = read_experiment("carcinoma_trait", ())
     model = load_model(experiment.config.model, experiment.base)
-    em = EM(model, objective="mle", e_step={"name": "monte_carlo", "rounds": 3}, draws=0)
+    em = EM(model, objective="mle", latents=("trait",), e_step={"name": "monte_carlo", "rounds": 3}, draws=0)
     fit = em.run(jax.random.key(3), *data.args)
     error = fit.data["monte_carlo_errors"]
     assert np.all(np.abs(fit.parameters["threshold"] - best.x[:-1]) < 4 * error["threshold"].values + 1e-3)
