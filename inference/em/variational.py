@@ -236,7 +236,7 @@ def profile(
     factor = vectors[:, good] * np.sqrt(values[good])
     mode = gaussian.mode
 
-    def density(u: Array) -> Array:
+    def density(u: Any) -> jax.Array:
         """ELBO at θ, with the guide that follows it."""
         return gaussian.density(jnp.concatenate([u, mode[size:] + slope @ (u - mode[:size])]))
 
