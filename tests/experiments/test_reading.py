@@ -27,8 +27,8 @@ def refused(source: Any, *overrides: str) -> str:
 def test_every_shipped_config_is_a_config(name: str) -> None:
     config = read_experiment(name).config
     assert config.name == name
-    assert {fit.method for fit in config.fits.values()} >= {"em", "mcmc"}
-    assert config.reference == "mcmc"
+    assert "em" in {fit.method for fit in config.fits.values()}
+    assert config.reference == ("mcmc" if "mcmc" in config.fits else "variational")
     assert config.precision == "float64"
 
 

@@ -140,9 +140,11 @@ def test_units_change_nothing_but_the_units(key, data_path):
         large = MCMC(GaussianMixture(3)).run(key, x)
         small = MCMC(GaussianMixture(3)).run(key, x / 1000)
     first, second = (np.sort(draws(fit)["means"][..., 0], axis=-1) for fit in (large, small))
-    sd = first.std(axis=(0, 1))
-    np.testing.assert_allclose((first - 1000 * second).mean(axis=(0, 1)) / sd, 0, atol=0.25)
-    np.testing.assert_allclose(1000 * second.std(axis=(0, 1)) / sd, 1, rtol=0.3)
+    # Quartiles: the tails are another mode, which two runs visit a different number of times.
+    low, middle, high = np.quantile(first, [0.25, 0.5, 0.75], axis=(0, 1))
+    own_low, own_middle, own_high = 1000 * np.quantile(second, [0.25, 0.5, 0.75], axis=(0, 1))
+    np.testing.assert_allclose((own_middle - middle) / (high - low), 0, atol=0.2)
+    np.testing.assert_allclose((own_high - own_low) / (high - low), 1, rtol=0.25)
 
 
 @pytest.mark.slow
