@@ -126,13 +126,8 @@ class Marginal:
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
         from triptych.inference.elimination import eliminate
-        from triptych.inference.enumeration import run_enumerated
-        from triptych.inference.plan import analyse
 
-        sites = survey(self.program, args, kwargs)
-        _check_parameters(parameters, sites)
-        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
-        factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
+        sites, plan, factors = self._factored(parameters, args, kwargs)
         answer = {}
         for component in plan.components:
             if not component.observed:
@@ -147,6 +142,16 @@ class Marginal:
             if name not in answer:
                 answer[name] = factors[name].table
         return {name: answer[name] for name in plan.units}
+
+    def _factored(self, parameters: Parameters, args: Any, kwargs: Any) -> tuple[Survey, Any, Any]:
+        """Run the program enumerated: its sites, what hangs on its latents, and its factors at θ."""
+        from triptych.inference.enumeration import run_enumerated
+        from triptych.inference.plan import analyse
+
+        sites = survey(self.program, args, kwargs)
+        _check_parameters(parameters, sites)
+        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        return sites, plan, run_enumerated(self.program, args, kwargs, sites, parameters).factors
 
     def one_step_ahead(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         """Give log p(x_t | x_1, …, x_{t−1}, θ) of each chain written with `scan`, in nats.
@@ -163,13 +168,8 @@ class Marginal:
         InputError : as for `log_likelihood`; or the chain meets latents from outside the scan.
         """
         from triptych.inference.chain_elimination import one_step_ahead
-        from triptych.inference.enumeration import run_enumerated
-        from triptych.inference.plan import analyse
 
-        sites = survey(self.program, args, kwargs)
-        _check_parameters(parameters, sites)
-        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
-        factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
+        sites, plan, factors = self._factored(parameters, args, kwargs)
         answer = {}
         for component in plan.components:
             chains = [sites.latents[name].chain for name in component.latents]

@@ -198,10 +198,10 @@ class DerivedKernel:
         if hasattr(e_step, "carry") and gaussian.factor is not None:
             gaussian, follow = profile(gaussian, tuple(shape.sites))
             carried = follow(gaussian.unconstrained(key, draws)[0])
-        samples = gaussian.draws(key, draws)
-        samples = {name: samples[name] for name in shape.sites}
+        drawn = gaussian.draws(key, draws)  # where there is no curvature, the optimum with its guide
+        samples = {name: drawn[name] for name in shape.sites}
         count = len(next(iter(samples.values()))[0])
-        flat = {name: jnp.asarray(value[0]) for name, value in samples.items()} | carried
+        flat = {name: jnp.asarray(value[0]) for name, value in drawn.items()} | carried
         latents = _draw_latents(problem, flat, jax.random.split(jax.random.fold_in(key, 1), count))
         return gaussian, samples | {name: np.asarray(value)[None] for name, value in latents.items()}
 

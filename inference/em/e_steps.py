@@ -20,9 +20,21 @@ from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.proof import conditional_step
 from triptych.inference.survey import Survey
+from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
 
-__all__ = ["Annealed", "Bound", "EStep", "Exact", "Hard", "HardStep", "Maker", "check_range", "exact_of"]
+__all__ = [
+    "Annealed",
+    "Bound",
+    "EStep",
+    "Exact",
+    "Hard",
+    "HardStep",
+    "Maker",
+    "check_range",
+    "continuous",
+    "exact_of",
+]
 
 HARDNESS = 1e8  # power of the posterior at which it is one completion, up to ties
 
@@ -60,6 +72,23 @@ class Bound(NamedTuple):
     latents: tuple[str, ...]
     parameters: Parameters
     ignored: frozenset[str]
+
+
+def continuous(bound: Bound, name: str) -> tuple[Coordinates, Joint]:
+    """Give the unconstrained space of continuous latents, and the log joint with discrete ones summed out.
+
+    Raises
+    ------
+    InputError : there is no continuous latent for the E-step called `name`.
+    """
+    if not bound.latents:
+        raise InputError(
+            f"`e_step={name!r}` is for continuous latents, and the program has none (discrete ones are "
+            "summed out exactly): choose 'exact', or name continuous sites in `latents`."
+        )
+    sites = bound.sites.parameters
+    space = coordinates({site: (sites[site].shape, sites[site].support) for site in bound.latents})
+    return space, joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
 
 
 class Maker(Protocol):

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from triptych.inference.em.e_steps import Bound, check_range
-from triptych.inference.em.expected import Joint, Weights, joint_of
+from triptych.inference.em.e_steps import Bound, check_range, continuous
+from triptych.inference.em.expected import Joint, Weights
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.survey import Survey
-from triptych.inference.unconstrained import Coordinates, coordinates
-from triptych.models.errors import InputError
+from triptych.inference.unconstrained import Coordinates
 
 __all__ = ["Chains", "MonteCarlo", "MonteCarloStep", "Pool"]
 
@@ -86,14 +85,7 @@ class MonteCarlo:
         ------
         InputError : there is no continuous latent to draw.
         """
-        if not bound.latents:
-            raise InputError(
-                "`e_step='monte_carlo'` draws continuous latents, and the program has none (discrete ones "
-                "are summed out exactly): choose 'exact', or name continuous sites in `latents`."
-            )
-        sites = bound.sites.parameters
-        space = coordinates({name: (sites[name].shape, sites[name].support) for name in bound.latents})
-        joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+        space, joint = continuous(bound, "monte_carlo")
         return MonteCarloStep(joint, space, self.warmup)
 
 

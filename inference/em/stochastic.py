@@ -72,9 +72,9 @@ def stochastic_em(
         noise = np.atleast_2d(np.cov(scores.T)) / len(scores)
         error = np.sqrt(np.maximum(np.diag(covariance @ noise @ covariance), 0.0))
         spread = np.sqrt(np.diag(covariance))
-        relative = float(np.max(error / np.where(spread > 0, spread, np.inf)))
-        if not np.all(np.isfinite(precision)):
-            relative = np.inf
+        # Without curvature there is no standard error to measure the Monte Carlo error by.
+        ratio = np.divide(error, spread, out=np.full_like(error, np.inf), where=spread > 0)
+        relative = float(np.max(ratio)) if np.all(np.isfinite(precision)) else np.inf
         flat = np.asarray(pool.flat).reshape(-1, problem.shape.e_step.space.size)
         means = jax.tree.map(np.asarray, _means(problem, flat))
         outcome = Outcome(

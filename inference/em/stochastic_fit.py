@@ -79,9 +79,11 @@ def stochastic_fit(
 def _findings(outcome: Outcome, settings: MonteCarlo) -> list[Finding]:
     if outcome.relative <= settings.tol:
         return []
+    known = np.isfinite(outcome.relative)
+    size = f"is {outcome.relative:.2g} of its standard error" if known else "has no standard error beside it"
     text = (
-        f"The Monte Carlo error of the answer is {outcome.relative:.2g} of its standard error, above "
-        f"{settings.tol:g}: raise `rounds` or `draws` of MonteCarlo, or use an exact E-step if there is one."
+        f"The Monte Carlo error of the answer {size}, and should be below {settings.tol:g} of one: raise "
+        "`rounds` or `draws` of MonteCarlo, or use an exact E-step if there is one."
     )
     return [Finding("MONTE_CARLO_ERROR", text)]
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm
 
-from triptych.inference.em.e_steps import Bound, check_range
-from triptych.inference.em.expected import Joint, Weights, joint_of
+from triptych.inference.em.e_steps import Bound, check_range, continuous
+from triptych.inference.em.expected import Joint, Weights
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.proof import common_plate
 from triptych.inference.em.quasi_newton import descend
@@ -77,22 +77,15 @@ class Variational:
         ------
         InputError : there is no continuous latent, or too few draws for a full covariance.
         """
-        if not bound.latents:
-            raise InputError(
-                "`e_step='variational'` is for continuous latents, and the program has none (discrete ones "
-                "are summed out exactly): choose 'exact', or name continuous sites in `latents`."
-            )
-        sites = bound.sites.parameters
-        space = coordinates({name: (sites[name].shape, sites[name].support) for name in bound.latents})
+        space, joint = continuous(bound, "variational")
         plate = common_plate(bound.sites, bound.latents)
-        rows = sites[bound.latents[0]].shape[0] if plate else 1
+        rows = bound.sites.parameters[bound.latents[0]].shape[0] if plate else 1
         width = space.size // rows
         if self.family == "full" and self.draws <= width:
             raise InputError(
                 f"a full covariance of {width} coordinates needs more than {width} draws: raise `draws`, or "
                 "choose family='mean_field'."
             )
-        joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
         nodes = latin_hypercube(self.draws, rows, width, whiten=self.family == "full")
         return VariationalStep(joint, space, rows, nodes, self.family == "full", self.steps)
 
