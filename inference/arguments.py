@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-__all__ = ["checked", "recall", "record"]
+__all__ = ["checked", "recall", "record", "with_arrays"]
 
 ATTRIBUTE = "triptych_arguments"
 
@@ -121,3 +123,21 @@ def _same(data: np.ndarray, array: np.ndarray) -> bool:
         and data.dtype == array.dtype
         and np.array_equal(data, array, equal_nan=True)
     )
+
+
+def with_arrays(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[jax.Array, ...]]:
+    """Give a model as a program of its arrays alone: sizes, names and flags stay what they are."""
+    leaves, tree = jax.tree.flatten((args, dict(kwargs)))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | np.generic | jax.Array)]
+
+    def program(*arrays: Any) -> Any:
+        filled = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        given, named = jax.tree.unflatten(tree, filled)
+        return model(*given, **named)
+
+    program.__name__ = getattr(model, "__name__", type(model).__name__)
+    return program, tuple(jnp.asarray(leaves[place]) for place in places)

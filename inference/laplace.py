@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from triptych.inference.curvature import principal_factor
 from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, Relabellings
 from triptych.inference.unconstrained import Coordinates, coordinates
 
-__all__ = ["Laplace", "hessian", "laplace", "laplace_from_density", "principal_factor"]
+__all__ = ["Laplace", "hessian", "laplace", "laplace_from_density"]
 
 LARGEST_HESSIAN = 2000  # coordinates; a dense Hessian beyond takes minutes and gigabytes
 HESSIAN_BATCH = 32  # Hessian columns computed at a time
 ROUNDS = 4  # of whitening and climbing, before the mode counts as not found
 CLOSE = 1e-6  # nats between a mode and the top of the parabola fitted there
-FLAT = 1e-10  # relative curvature below which a direction counts as not identified
-EDGE_PRECISION = 1e-3  # of a logit or logarithm: a standard error above 30 means "on the edge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,64 +268,3 @@ def _whitening(precision: np.ndarray) -> np.ndarray:
     scale = np.where(scale > 0, scale, 1.0)
     values, vectors = np.linalg.eigh(precision / np.outer(scale, scale))
     return vectors / np.sqrt(np.maximum(np.abs(values), 1e-6)) / scale[:, None]
-
-
-def principal_factor(
-    precision: np.ndarray, space: Coordinates
-) -> tuple[np.ndarray, float, tuple[Finding, ...]]:
-    """Give F with F Fᵀ = precision⁻¹ over the directions that are determined, and name the others.
-
-    Coordinates are first scaled to unit curvature, so that "flat" does not depend on the units of the data.
-
-    Returns
-    -------
-    F (p, r), log |precision| over the r directions, findings.
-    """
-    finite = np.all(np.isfinite(precision))
-    precision = np.nan_to_num(precision, nan=0.0, posinf=0.0, neginf=0.0)
-    diagonal = np.diag(precision)
-    inside = np.where(space.real, diagonal > 0, diagonal > EDGE_PRECISION)
-    findings: list[Finding] = []
-    names = np.asarray(space.names, dtype=object)
-    if not finite:
-        findings.append(
-            Finding(
-                "LAPLACE_NOT_FINITE",
-                "The Hessian at the optimum has infinite or NaN entries: standard errors are incomplete. "
-                "Rescale the data's columns, or use MCMC.",
-            )
-        )
-    if not np.all(inside):
-        findings.append(
-            Finding(
-                "LAPLACE_EDGE",
-                f"The data give no curvature at the optimum in {_listed(names[~inside])} (on the edge of its "
-                "range, or without effect): held at the estimate, so it has no standard error. A prior "
-                '(objective="map") or MCMC gives one.',
-            )
-        )
-    scale = np.sqrt(np.where(inside, diagonal, 1.0))
-    kept = np.flatnonzero(inside)
-    values, vectors = np.linalg.eigh((precision / np.outer(scale, scale))[np.ix_(kept, kept)])
-    good = values > FLAT
-    if not np.all(good):
-        worst = vectors[:, np.argmin(values)]
-        largest = kept[np.argsort(-np.abs(worst))[:3]]
-        what = "is not a maximum" if np.min(values, initial=0.0) < -FLAT else "does not determine a direction"
-        findings.append(
-            Finding(
-                "LAPLACE_NOT_IDENTIFIED",
-                f"The optimum {what}: {int(np.sum(~good))} direction(s) without curvature, mostly along "
-                f"{_listed(names[largest])}. Its standard errors leave them out; use fewer components or a "
-                "stronger prior.",
-            )
-        )
-    factor = np.zeros((len(diagonal), int(np.sum(good))))
-    factor[kept] = vectors[:, good] / np.sqrt(values[good]) / scale[kept, None]
-    log_determinant = float(np.sum(np.log(values[good])) + 2 * np.sum(np.log(scale[kept])))
-    return factor, log_determinant, tuple(findings)
-
-
-def _listed(names: Sequence[str] | np.ndarray, most: int = 4) -> str:
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

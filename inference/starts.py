@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian, principal_factor
+from triptych.inference.curvature import principal_factor
+from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian
 from triptych.inference.precision import double_precision
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError

@@ -1,4 +1,4 @@
-"""The E-steps by name."""
+"""The choices of E- and M-step by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from triptych.inference.em.monte_carlo import MonteCarlo
 from triptych.inference.em.variational import Variational
 from triptych.models.errors import InputError
 
-__all__ = ["E_STEPS", "maker_of"]
+__all__ = ["E_STEPS", "by_gradient", "maker_of"]
 
 E_STEPS: dict[str, Callable[..., Maker]] = {
     "exact": Exact,
@@ -43,3 +43,23 @@ def maker_of(e_step: Any) -> Any:
             "`make(bound)` such as `Variational(draws=64)`."
         )
     return e_step
+
+
+def by_gradient(m_step: Any, sites: Mapping[str, Any]) -> frozenset[str] | None:
+    """Say which sites are climbed by the gradient, whatever their shape; `None`: by the user's own M-step.
+
+    Raises
+    ------
+    InputError : `m_step` is none of its choices.
+    """
+    if callable(m_step):
+        return None
+    if m_step in ("auto", "gradient"):
+        return frozenset(sites) if m_step == "gradient" else frozenset()
+    choices = m_step if isinstance(m_step, Mapping) else {}
+    if not choices or set(choices.values()) - {"auto", "gradient"} or set(choices) - set(sites):
+        raise InputError(
+            f"`m_step` is {m_step!r}: choose 'auto', 'gradient', one of them for each site (a dict; "
+            f"the sites are {', '.join(sites)}), or a function (expected, parameters) → parameters."
+        )
+    return frozenset(site for site, how in choices.items() if how == "gradient")

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from triptych.inference.curvature import principal_factor
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fold import expected, infer
-from triptych.inference.laplace import principal_factor
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["Information", "View", "fractions", "information", "natural_errors", "view_of"]

@@ -27,6 +27,13 @@ from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
 from triptych.inference.em.incomplete import IncompleteProblem, incomplete_problem
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
 from triptych.inference.em.posterior import around_marginal
+from triptych.inference.em.standardise import (
+    complete_moments,
+    covariance_factor,
+    known_variances,
+    prior_powers,
+    weighted_prior,
+)
 from triptych.inference.em.starts import generator, mixture_starts
 from triptych.inference.laplace import Laplace
 from triptych.models.bernoulli_mixture import BernoulliMixture
@@ -132,7 +139,7 @@ class MixtureKernel:
         if "means" in moved:
             moved["means"] = parameters["means"] * scale + shift
         if "covariances" in moved:
-            factor = _covariance_factor(getattr(self.problem.family, "covariance", ""), scale)
+            factor = covariance_factor(getattr(self.problem.family, "covariance", ""), scale)
             moved["covariances"] = parameters["covariances"] * factor
         return moved
 
@@ -148,19 +155,13 @@ def _look(problem: MixtureProblem | IncompleteProblem, parameters: Parameters) -
     return jax.vmap(one)(parameters)
 
 
-def _covariance_factor(covariance: str, scale: np.ndarray) -> Any:
-    if covariance == "spherical":
-        return scale[0] ** 2
-    return scale**2 if covariance == "diagonal" else np.outer(scale, scale)
-
-
 @bind.register
 def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
     """Bind a Gaussian mixture: x (N, D), and labels z (N,) where there are some."""
     args, weights = _arguments(model, call)
     rows, labels = args[0], args[1] if len(args) > 1 else None
     gaps = model.missing and bool(np.any(np.isnan(rows)))
-    count, centre, deviations, covariance = _moments(rows, weights)
+    count, centre, deviations, covariance = complete_moments(rows, weights)
     cells: Any = count
     if gaps:
         cells, centre, deviations, covariance = moments(rows, weights)
@@ -169,10 +170,10 @@ def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
     scale = np.where(scale > 0, scale, 1.0)  # only known variances let a constant column through
     centre = centre.astype(rows.dtype).astype(np.float64)
     if weights is not None:
-        model = _weighted_prior(model, centre, covariance, cells)
+        model = weighted_prior(model, centre, covariance, cells)
     prior = model.prior(rows)
-    factor = _covariance_factor(model.covariance, scale)
-    known = None if model.scale is None else _known(model.scale, scale[0], model.components)
+    factor = covariance_factor(model.covariance, scale)
+    known = None if model.scale is None else known_variances(model.scale, scale[0], model.components)
     shape = {"spherical": np.ones(()), "diagonal": np.ones(columns)}
     pooled = shape.get(model.covariance, covariance / np.outer(scale, scale))
     with_prior = call.objective == "map"
@@ -190,7 +191,7 @@ def bind_gaussian_mixture(model: GaussianMixture, call: Call) -> MixtureKernel:
     family = make(model.components, columns, model.covariance, known)
     constant = jacobian = -float(np.sum(cells * np.log(scale)))
     if with_prior:
-        constant -= _prior_jacobian(family) * float(np.sum(np.log(scale)))
+        constant -= prior_powers(family) * float(np.sum(np.log(scale)))
     bound = incomplete_problem if gaps and not separable else _problem
     problem = bound(
         rows,
@@ -253,58 +254,6 @@ def _arguments(model: Any, call: Call) -> tuple[tuple[np.ndarray, ...], np.ndarr
         raise InputError(f"`update={call.update!r}` is for regression: a mixture has update='em' only.")
     args = model.validate(*bound)
     return args, None if call.sample_weight is None else call.sample_weight.astype(args[0].dtype)
-
-
-def _moments(
-    rows: np.ndarray, weights: np.ndarray | None
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted count, column means, column standard deviations and covariance (divisor Σw), in float64."""
-    if weights is None:
-        count, centre = float(len(rows)), np.asarray(np.mean(rows, axis=0, dtype=np.float64))
-        weighted = centred = rows - centre  # one matrix with its own transpose: BLAS does half the work
-    else:
-        weight = weights.astype(np.float64)[:, None]
-        count = float(np.sum(weight))
-        centre = np.sum(rows * weight, axis=0) / count
-        centred = rows - centre
-        weighted = centred * weight
-    covariance = weighted.T @ centred / count
-    return count, centre, np.sqrt(np.diagonal(covariance)), covariance
-
-
-def _weighted_prior(model: GaussianMixture, centre: np.ndarray, covariance: np.ndarray, cells: Any) -> Any:
-    """Let the prior's data-scaled numbers come from the weighted data, as if rows were repeated.
-
-    `cells` is how many rows there are, or how many cells in each column.
-    """
-    correction = np.sqrt(cells / np.maximum(cells - 1.0, 1.0)) * np.ones(len(centre))
-    covariance = covariance * np.outer(correction, correction) / model.components ** (2 / len(centre))
-    spread: Any = covariance
-    if model.covariance == "spherical":
-        spread = float(np.mean(np.diagonal(covariance)))
-    elif model.covariance == "diagonal":
-        spread = np.diagonal(covariance)
-    return dataclasses.replace(
-        model,
-        location=tuple(centre) if model.location is None else model.location,
-        spread=np.asarray(spread).tolist() if model.spread is None else model.spread,
-    )
-
-
-def _known(scale: Any, unit: float, components: int) -> tuple[float, ...]:
-    return tuple(float(value) for value in (np.broadcast_to(scale, components) / unit) ** 2)
-
-
-def _prior_jacobian(family: GaussianFamily) -> float:
-    """Powers of Π_d scale_d by which the prior's density changes with the units of the data.
-
-    K for the means; D + 1 for a symmetric matrix, 2 for a vector of variances, 2/D for one common variance.
-    """
-    K = family.components
-    if family.known is not None:
-        return K
-    each = {"spherical": 2 / family.columns, "diagonal": 2.0}.get(family.covariance, family.columns + 1.0)
-    return K + each * (1 if family.covariance == "tied" else K)
 
 
 def _problem(

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.em.derived import DerivedProblem
+from triptych.inference.curvature import principal_factor
+from triptych.inference.em.derived_problem import DerivedProblem
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.monte_carlo import Chains, MonteCarlo, MonteCarloStep, Pool
 from triptych.inference.em.random_starts import jitter, middle
-from triptych.inference.laplace import principal_factor
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["Outcome", "conditional_draws", "log_ratios", "louis", "stochastic_em"]

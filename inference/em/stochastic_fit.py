@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from triptych.inference.curvature import principal_factor
 from triptych.inference.em.derived import DerivedKernel
 from triptych.inference.em.information import fractions, natural_errors
 from triptych.inference.em.monte_carlo import MonteCarlo
 from triptych.inference.em.stochastic import Outcome, conditional_draws, log_ratios, stochastic_em
 from triptych.inference.em.uncertainty import dataset
 from triptych.inference.fit import Evidence, Fit
-from triptych.inference.laplace import principal_factor
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import assemble
 from triptych.inference.status import Finding, Status, say
