@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -12,6 +13,14 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 DATA = Path(__file__).parent.parent / "experiments" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs() -> Iterator[None]:
+    """Free what XLA compiled for a file of tests: each program holds memory maps, of which a process has 65 530."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
