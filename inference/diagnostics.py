@@ -56,7 +56,7 @@ def diagnose(
     samples: Mapping[str, np.ndarray],
     statistics: Mapping[str, np.ndarray],
     *,
-    max_tree_depth: int,
+    max_tree_depth: int | None,
 ) -> Diagnosis:
     """Check chains, and say what is wrong with its cure.
 
@@ -64,9 +64,10 @@ def diagnose(
     ----------
     invariant : from `invariants`.
     samples : site → (chain, draw, …), labels aligned.
-    statistics : `diverging`, `tree_depth` and `energy`, (chain, draw).
+    statistics : `diverging`, `tree_depth` and `energy`, (chain, draw), of a Hamiltonian sampler.
+    max_tree_depth : of a trajectory; `None` for a sampler without trajectories.
     """
-    chains, count = statistics["diverging"].shape
+    chains, count = next(iter(samples.values())).shape[:2]
     r_hat, ess = rhat_and_ess(_two_chains(invariant))
     aligned_r_hat, aligned_ess = rhat_and_ess(_two_chains(samples))
     findings: list[Finding] = []
@@ -84,7 +85,7 @@ def diagnose(
             "Raise `draws`; read single components with care."
         )
         findings.append(Finding("PARAMETERS_NOT_MIXED", text))
-    divergent = int(np.sum(statistics["diverging"]))
+    divergent = int(np.sum(statistics.get("diverging", 0)))
     if divergent:
         if divergent > DIVERGENT_SHARE * chains * count:
             statuses.append(Status.DIVERGED)
@@ -95,7 +96,8 @@ def diagnose(
     if not least >= LEAST_ESS * chains:
         statuses.append(Status.FEW_DRAWS)
         findings.append(Finding("FEW_DRAWS", f"The smallest ESS is {least:.0f}. {Status.FEW_DRAWS.value}"))
-    findings += _trajectories(statistics, max_tree_depth)
+    if max_tree_depth is not None:
+        findings += _trajectories(statistics, max_tree_depth)
     return Diagnosis(statuses[0] if statuses else Status.CONVERGED, tuple(findings), r_hat, ess)
 
 

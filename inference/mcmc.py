@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
-from triptych.inference.diagnostics import diagnose, invariants
-from triptych.inference.evidence import of_chains, walk
+from triptych.inference.chained import Chains, block_length, fit_of_chains
 from triptych.inference.fit import Fit
-from triptych.inference.labels import align_all
-from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import assemble, batch_size, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.marginal import marginal
+from triptych.inference.posterior import in_batches
 from triptych.inference.precision import matching_precision
-from triptych.inference.starts import Start, around, best_of_climbs, target
-from triptych.inference.status import Finding, say
+from triptych.inference.starts import Start, find_start
 from triptych.inference.timing import stopwatch
-from triptych.models.errors import InferenceWarning, InputError
+from triptych.models.errors import InputError
 
 __all__ = ["MCMC"]
 
-BLOCK = 50  # transitions compiled as one loop; the progress bar looks between blocks
 DENSE = 50  # coordinates up to which the mass matrix is dense
 JITTER = 2.0  # Laplace standard deviations around the optimum that the chains start in
 
 
-class Chains(NamedTuple):
+class Walk(NamedTuple):
     """What NUTS leaves: z (chain, draw, p) and its statistics, name → (chain, draw)."""
 
     z: np.ndarray
@@ -65,6 +59,8 @@ class MCMC:
     ----------
     M. D. Hoffman and A. Gelman (2014), The No-U-Turn sampler, JMLR 15, 1593–1623.
     """
+
+    method: ClassVar[str] = "mcmc"
 
     model: Callable[..., Any]
     warmup: int = 1000
@@ -112,75 +108,14 @@ class MCMC:
             start = find_start(key_start, m, args, kwargs, parameters)
             chains = sample(self, start, key_jitter, key_run, progress)
             u = start.centre + start.scale * chains.z
-            samples = start.space.natural(u)
             statistics = chains.statistics | {"lp": _log_joint(start, u, chains.statistics["lp"])}
+            walked = Chains(start.space.natural(u), u, statistics, start.space, start.density)
             pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
-            flat = {site: values.reshape(-1, *values.shape[2:]) for site, values in samples.items()}
-            flat, groups = align_all(m, flat, pivot, *args, **kwargs)
-            samples = {site: values.reshape(samples[site].shape) for site, values in flat.items()}
-            structure = m.structure(*args, **kwargs)
-            estimate = point_estimate(samples, {site: p.support for site, p in structure.parameters.items()})
-            tree, findings = assemble(m, samples, args, kwargs, sample_stats=statistics)
-            total = log_likelihood_at(m, estimate, args, kwargs)
-            chained = walk(start.space, start.density, u, statistics["lp"], samples, groups)
-            evidence, doubts = of_chains(jax.random.fold_in(key, 3), chained, batch_size(structure))
-        rows: np.ndarray | None = None
-        if "log_likelihood" in tree.children:
-            units = tree["log_likelihood"].data_vars.values()
-            rows = np.sum([unit.values.reshape(*unit.shape[:2], -1).sum(axis=-1) for unit in units], axis=0)
-        invariant = invariants(samples, statistics["lp"], rows, [group for group, _ in groups])
-        for group, found in groups:
-            if found.together is not None:
-                invariant[f"co-clustering of {group.latent}"] = found.together.reshape(statistics["lp"].shape)
-        diagnosis = diagnose(invariant, samples, statistics, max_tree_depth=self.max_tree_depth)
-        for group, found in groups:
-            if found.ambiguous:
-                text = (
-                    f"The labels of {group.latent} could as well be others in {found.close:.0%} of the "
-                    "draws (a second assignment within 1 nat): read its components' rows with care."
-                )
-                findings += (Finding("LABELS_AMBIGUOUS", text),)
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del settings["model"]
-        return Fit(
-            method="mcmc",
-            model=self.model,
-            status=diagnosis.status,
-            seconds=watch.seconds,
-            parameters=estimate,
-            log_likelihood=total,
-            objective=np.zeros(0),
-            data=tree,
-            evidence=evidence,
-            findings=tuple(say(finding) for finding in (*diagnosis.findings, *findings, *doubts)),
-            settings=settings,
-        )
-
-
-def find_start(
-    key: jax.Array,
-    m: Marginal,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    parameters: Mapping[str, Any] | None,
-) -> Start:
-    """Find the mode to start around: from what is given, from EM's optimum, or by climbing from the prior."""
-    from triptych.inference.em import EM, has_kernel
-
-    key_search, key_mode = jax.random.split(key)
-    if parameters is None and has_kernel(m.program) and args:
-        with warnings.catch_warnings():
-            # What EM has to say of its own answer is not said of this one.
-            warnings.simplefilter("ignore", InferenceWarning)
-            parameters = EM(m.program, draws=0).run(key_search, *args, **kwargs).parameters
-    if parameters is None:
-        return best_of_climbs(key_search, m, args, kwargs)
-    posterior = target(m, args, kwargs)
-    missing = [site for site in posterior.space.sites if site not in parameters]
-    if missing:
-        raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every site.")
-    point = np.asarray(posterior.space.unconstrain({s: parameters[s] for s in posterior.space.sites}), float)
-    return around(key_mode, posterior, point)
+            key_bridge = jax.random.fold_in(key, 3)
+            depth = self.max_tree_depth
+            return fit_of_chains(
+                key_bridge, self, m, walked, pivot, args, kwargs, watch, max_tree_depth=depth
+            )
 
 
 def sample(
@@ -189,7 +124,7 @@ def sample(
     key_jitter: jax.Array,
     key: jax.Array,
     progress: Callable[[int, int, float], None] | None,
-) -> Chains:
+) -> Walk:
     """Run NUTS on z, u = centre + scale · z, all chains together or one after the other."""
     centre, scale = jnp.asarray(start.centre, float), jnp.asarray(start.scale, float)
 
@@ -206,7 +141,7 @@ def sample(
         one = slice(chain, chain + 1)
         runs.append(_walk(settings, start, potential, keys[one], points[one], show))
     names = runs[0].statistics
-    return Chains(
+    return Walk(
         np.concatenate([run.z for run in runs]),
         {name: np.concatenate([run.statistics[name] for run in runs]) for name in names},
     )
@@ -246,7 +181,7 @@ def _walk(
     keys: jax.Array,
     points: np.ndarray,
     progress: Callable[[int, int, float], None] | None,
-) -> Chains:
+) -> Walk:
     """Run chains from points (chain, p); a block of transitions is compiled once."""
     from numpyro.infer import NUTS
 
@@ -266,8 +201,7 @@ def _walk(
         max_tree_depth=settings.max_tree_depth,
     )
     state = kernel.init(keys, settings.warmup, jnp.asarray(points, float), (), {})
-    divisor = math.gcd(settings.warmup, settings.draws)
-    length = max(n for n in range(1, min(BLOCK, divisor) + 1) if divisor % n == 0)
+    length = block_length(settings.warmup, settings.draws)
 
     def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
         state = kernel.sample(state, (), {})
@@ -295,7 +229,7 @@ def _walk(
             kept.append(jax.tree.map(np.asarray, shown))
     joined = {name: np.swapaxes(np.concatenate([part[name] for part in kept]), 0, 1) for name in kept[0]}
     joined["tree_depth"] = np.ceil(np.log2(joined["n_steps"] + 1)).astype(int)
-    return Chains(joined.pop("z"), joined)
+    return Walk(joined.pop("z"), joined)
 
 
 def _log_joint(start: Start, u: np.ndarray, lp: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Where SVI and MCMC begin: the best of several climbs from the prior, with the posterior's scales there."""
+"""Where SVI, MCMC and the like begin: the best of several climbs from the prior, with the posterior's scales there."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ from triptych.inference.curvature import principal_factor
 from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian
 from triptych.inference.precision import double_precision
 from triptych.inference.unconstrained import Coordinates, coordinates
-from triptych.models.errors import InputError
+from triptych.models.errors import InferenceWarning, InputError
 
-__all__ = ["Start", "around", "best_of_climbs", "target"]
+__all__ = ["Start", "around", "best_of_climbs", "find_start", "target"]
 
 CANDIDATES = 256  # prior draws whose density is looked at
 CLIMBS = (4, 16)  # of them, the best are climbed from: from `LARGE` coordinates on the first number
@@ -79,6 +80,32 @@ def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: 
         value_and_grad=jax.jit(jax.value_and_grad(density)),
         curvature=jax.jit(lambda u: -hessian(density, u)),
     )
+
+
+def find_start(
+    key: jax.Array,
+    m: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None,
+) -> Start:
+    """Find the mode to start around: from what is given, from EM's optimum, or by climbing from the prior."""
+    from triptych.inference.em import EM, has_kernel
+
+    key_search, key_mode = jax.random.split(key)
+    if parameters is None and has_kernel(m.program) and args:
+        with warnings.catch_warnings():
+            # What EM has to say of its own answer is not said of this one.
+            warnings.simplefilter("ignore", InferenceWarning)
+            parameters = EM(m.program, draws=0).run(key_search, *args, **kwargs).parameters
+    if parameters is None:
+        return best_of_climbs(key_search, m, args, kwargs)
+    posterior = target(m, args, kwargs)
+    missing = [site for site in posterior.space.sites if site not in parameters]
+    if missing:
+        raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every site.")
+    point = np.asarray(posterior.space.unconstrain({s: parameters[s] for s in posterior.space.sites}), float)
+    return around(key_mode, posterior, point)
 
 
 def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Start:

@@ -17,7 +17,7 @@ DATA = Path(__file__).parent.parent / "experiments" / "data"
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs() -> Iterator[None]:
-    """Free what XLA compiled for a file of tests: each program holds memory maps, of which a process has 65 530."""
+    """Free what XLA compiled for a file of tests: programs hold memory maps, and a process has 65 530."""
     yield
     jax.clear_caches()
     gc.collect()
