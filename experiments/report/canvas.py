@@ -40,6 +40,13 @@ _SPARE = ("#cc79a7", "#b38600", "#56b4e9", "#7f6bb5", "#8c564b")
 _VARIABLES |= {colour: f"--{method}" for method, colour in _METHODS.items()}
 _VARIABLES |= {colour: f"--spare-{i}" for i, colour in enumerate(_SPARE)}
 _DASHES: Mapping[str, Any] = {"em": (0, (1.2, 1.4)), "svi": (0, (5, 2)), "mcmc": "solid"}
+_SPARE_DASHES: tuple[Any, ...] = (
+    "solid",
+    (0, (4, 1.5, 1, 1.5)),
+    (0, (2.5, 1.5)),
+    (0, (7, 2, 2, 2)),
+    (0, (3, 3)),
+)
 
 # Components are told apart by colour and by marker, on paper and on a dark screen alike.
 COMPONENTS = (
@@ -102,15 +109,15 @@ class Pen(NamedTuple):
 
 
 def pens(methods: Mapping[str, str]) -> dict[str, Pen]:
-    """Give each fit (name → method) its pen; a second fit of a method gets a spare colour."""
-    spare = itertools.cycle(_SPARE)
+    """Give each fit (name → method) its pen; other methods, and a second fit of one, get a spare colour."""
+    spare = itertools.cycle(zip(_SPARE, _SPARE_DASHES, strict=True))
     taken: set[str] = set()
     chosen = {}
     for name, method in methods.items():
-        colour = _METHODS.get(method) if method not in taken else None
+        known = method in _METHODS and method not in taken
         taken.add(method)
-        colour = colour or next(spare)
-        chosen[name] = Pen(colour, _VARIABLES[colour], _DASHES.get(method, "solid"))
+        colour, line = (_METHODS[method], _DASHES[method]) if known else next(spare)
+        chosen[name] = Pen(colour, _VARIABLES[colour], line)
     return chosen
 
 

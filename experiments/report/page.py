@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from triptych.experiments.report.canvas import pens
 from triptych.experiments.report.chains import states
 from triptych.experiments.report.fitted import components, data_and_components, membership
 from triptych.experiments.report.gather import Run, gather
+from triptych.experiments.report.headline import verdict
 from triptych.experiments.report.journey import way_there
 from triptych.experiments.report.missing import missing_cells
 from triptych.experiments.report.numbers import fixed, seconds
@@ -78,11 +81,14 @@ def render(run: Run, directory: Path) -> str:
     environment.filters["marked"] = marked
     entries = run.manifest.get("fits", {})
     drawn = pens({name: str(entry.get("method", "")) for name, entry in entries.items()})
-    alerts, sentences = _verdict(run)
     fits, heads = fits_table(run)
+    script = _script()
     return environment.get_template("page.html.j2").render(
         version=triptych.__version__,
         css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        # The page lets no other script run, whatever a name in the data says.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=run.manifest.get("name") or run.config.get("name") or directory.name,
         subtitle=_subtitle(run),
         pens=drawn,
@@ -90,8 +96,7 @@ def render(run: Run, directory: Path) -> str:
         details={name: _detail(run, name) for name in entries},
         reference=run.reference,
         shown=list(run.fits),
-        alerts=alerts,
-        sentences=sentences,
+        verdict=verdict(run),
         fits=fits,
         heads=heads,
         findings=_findings(run),
@@ -105,29 +110,15 @@ def render(run: Run, directory: Path) -> str:
     )
 
 
+def _script() -> str:
+    """Give the page's own script: the charts, and what wires them to it."""
+    parts = (HERE / name for name in ("chart.js", "page.js"))
+    return '(() => {\n"use strict";\n' + "".join(part.read_text(encoding="utf-8") for part in parts) + "})();"
+
+
 def marked(text: str) -> Markup:
     """Escape a text and set what stands between backticks as code."""
     return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _verdict(run: Run) -> tuple[list[dict[str, str]], list[str]]:
-    """Split the verdict into what must not be overlooked and the rest."""
-    alerts = []
-    for name, entry in run.manifest.get("fits", {}).items():
-        fit = run.fits.get(name)
-        if fit is None:
-            text = str(entry.get("message") or entry.get("status") or "")
-            alerts.append({"title": f"{title(name)} failed.", "text": text})
-        elif not fit.status.ok:
-            where = ", the reference, " if name == run.reference else " "
-            alerts.append(
-                {"title": f"{title(name)}{where}is not to be relied on as it is.", "text": fit.status.value}
-            )
-    said = run.comparison.sentences if run.comparison is not None else ()
-    # The sentences repeat how a fit ended; on the page that stands in the box.
-    texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]
-    sentences = [sentence for sentence in said if not any(text in sentence for text in texts)]
-    return alerts, [sentence.replace(" %", "\N{NO-BREAK SPACE}%") for sentence in sentences]
 
 
 def _subtitle(run: Run) -> str:

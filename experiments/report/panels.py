@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from triptych.experiments.report import posteriors
+from triptych.experiments.report import closer, posteriors
 from triptych.experiments.report.gather import Run, elements, located
 from triptych.experiments.report.numbers import number
 from triptych.experiments.report.parts import Pens, Picture, Section
@@ -68,7 +68,13 @@ def three_panels(run: Run, pens: Pens) -> Section | None:
     if chosen:
         total = len(parameter_names(run))
         intro += f" Of {total} parameters, these are the {MOST_PANELS} whose means differ most, worst first."
-    return Section("posteriors", "Three panels of one posterior", intro, tuple(pictures), keyed=True)
+    choice = closer.parameters(run, [*names, *(n for n in parameter_names(run) if n not in set(names))], pens)
+    return Section("posteriors", _heading(len(run.fits)), intro, tuple(pictures), keyed=True, choice=choice)
+
+
+def _heading(count: int) -> str:
+    words = {1: "The posterior", 2: "Two panels of one posterior", 3: "Three panels of one posterior"}
+    return words.get(count, f"{count} panels of one posterior")
 
 
 def coefficients(run: Run, pens: Pens) -> Section | None:

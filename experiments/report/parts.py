@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from triptych.experiments.report.canvas import Pen
+from triptych.experiments.report.live import Chart
 
 __all__ = ["Pens", "Picture", "Section", "Table"]
 
@@ -14,22 +15,31 @@ Pens = dict[str, Pen]
 
 
 class Picture(NamedTuple):
-    """A picture, the fit it belongs to ("" for all), its heading and note above, its caption below."""
+    """A picture, the fit it belongs to ("" for all), its heading and note above, its caption below.
+
+    `chart` are its numbers, for a reader who looks closer; where no script runs, and in print, the image
+    stands.
+    """
 
     image: Markup
     fit: str = ""
     caption: str = ""
     heading: str = ""
     note: str = ""
+    chart: Chart | None = None
 
 
 class Table(NamedTuple):
-    """A plain table of a fit: heads, rows of texts (the first cell names the row), and a note below."""
+    """A plain table: heads, rows of texts (the first cell names the row), and a note below.
+
+    It belongs to a fit, or (`fit` is "") to all of them and has a title.
+    """
 
     fit: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    title: str = ""
 
 
 class Section(NamedTuple):
@@ -37,7 +47,7 @@ class Section(NamedTuple):
 
     `images` are components as pixels, `probabilities` and `counts` tables of shaded cells, `tables` plain
     ones, `legend` pairs of a colour and what it stands for; `keyed` asks for the legend of the fits, `wide`
-    for one picture a row.
+    for one picture a row; `choice` are the parameters that can be chosen, as JSON.
     """
 
     anchor: str
@@ -51,3 +61,4 @@ class Section(NamedTuple):
     legend: tuple[tuple[str, str], ...] = ()
     keyed: bool = False
     wide: bool = False
+    choice: Markup | None = None

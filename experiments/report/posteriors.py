@@ -12,7 +12,7 @@ from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import INK, Pen
 from triptych.experiments.report.numbers import number
 
-__all__ = ["density", "forest", "panel"]
+__all__ = ["density", "forest", "panel", "window"]
 
 
 def density(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -53,7 +53,7 @@ def panel(
                 *curve, color=pen.colour, linestyle=pen.dashes, linewidth=1.5 if fit == reference else 2
             )
         axes.set_ylim(bottom=0)
-        low, high = _window(draws, reference)
+        low, high = window(draws, reference)
         if high > low:
             axes.set_xlim(low, high)
         for fit, value in points.items():
@@ -87,7 +87,7 @@ def _name_the_absent(
             axes.text(*place, text, transform=axes.transAxes, **look)
 
 
-def _window(draws: Mapping[str, np.ndarray], reference: str) -> tuple[float, float]:
+def window(draws: Mapping[str, np.ndarray], reference: str) -> tuple[float, float]:
     """Choose the range to show: all the fits, unless one strays far from the reference."""
     ends = {fit: np.nanquantile(values, [0.002, 0.998]) for fit, values in draws.items()}
     low, high = min(e[0] for e in ends.values()), max(e[1] for e in ends.values())

@@ -1,0 +1,91 @@
+"""The verdict of a page: what cannot be relied on, by name, in the first line; then why, and how far."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from triptych.experiments.report.gather import Run
+from triptych.inference.balance_words import misses
+from triptych.inference.verdict import title
+
+__all__ = ["Alert", "Verdict", "verdict"]
+
+
+class Alert(NamedTuple):
+    """What must not be overlooked: a title and its text."""
+
+    title: str
+    text: str
+
+
+class Verdict(NamedTuple):
+    """The first line, whether it is a warning, what stands behind it, and the other sentences."""
+
+    first: str
+    loud: bool
+    alerts: tuple[Alert, ...]
+    sentences: tuple[str, ...]
+
+
+def verdict(run: Run) -> Verdict:
+    """Say in words what a run is worth.
+
+    The first line names every fit that failed, did not converge or misses part of the posterior, the
+    reference first. Where there is none, it says how far the fits are from each other.
+    """
+    troubles, alerts = [], []
+    entries = run.manifest.get("fits", {})
+    for name in sorted(entries, key=lambda name: name != run.reference):
+        who = f"{title(name)}, the reference," if name == run.reference and len(entries) > 1 else title(name)
+        fit = run.fits.get(name)
+        if fit is None:
+            troubles.append(f"{who} failed")
+            text = str(entries[name].get("message") or entries[name].get("status") or "")
+            alerts.append(Alert(f"{title(name)} failed.", text))
+        elif not fit.status.ok:
+            troubles.append(f"{who} has not converged ({_sign(run, name)})")
+            alerts.append(Alert(f"{who} is not to be relied on as it is.", fit.status.value))
+        elif (found := _astray(run, name)) is not None:
+            troubles.append(f"{found[0]} misses part of the posterior")
+            alerts.append(Alert(f"{title(name)} is not the posterior.", found[1]))
+    said = list(run.comparison.sentences) if run.comparison is not None else []
+    # The sentences repeat how a fit ended, or that it misses part; on the page that stands in the box.
+    texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]
+    texts += [finding.text for fit in run.fits.values() if not fit.status.ok for finding in fit.findings]
+    texts += [alert.text for alert in alerts]
+    sentences = [_bound(text) for text in said if not any(known and known in text for known in texts)]
+    if troubles:
+        loud = f"Not to be relied on as it stands: {'; '.join(troubles)}."
+        return Verdict(_bound(loud), True, tuple(alerts), tuple(sentences))
+    if not sentences:
+        return Verdict("", False, (), ())
+    return Verdict(sentences[0], False, (), tuple(sentences[1:]))
+
+
+def _sign(run: Run, name: str) -> str:
+    """Say in a word how the fit ended, and R-hat where the chains disagree."""
+    status = run.fits[name].status.name.lower().replace("_", " ")
+    known = run.comparison is not None and name in run.comparison.methods.index
+    r_hat = run.comparison.methods["r_hat"].to_dict()[name] if known and run.comparison else float("nan")
+    return f"{status}, R-hat {r_hat:.2f}" if np.isfinite(r_hat) else status
+
+
+def _astray(run: Run, name: str) -> tuple[str, str] | None:
+    """Give who misses part of the posterior, and the sentence that says so; `None` if nothing is missed."""
+    if run.comparison is None or name not in run.comparison.methods.index:
+        return None
+    row = {str(key): value for key, value in run.comparison.methods.loc[name].to_dict().items()}
+    if name == run.reference or not misses(row):
+        return None
+    mark = f"{title(name)}'s "
+    known = [text for text in run.comparison.sentences if text.startswith(mark) and "misses part" in text]
+    if not known:
+        return None
+    return known[0].split(" misses part", 1)[0], known[0]
+
+
+def _bound(text: str) -> str:
+    """Keep a percent sign on the line of its number."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
