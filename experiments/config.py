@@ -13,6 +13,7 @@ from triptych.experiments.settings import (
     DataSettings,
     EMSettings,
     GaussianMixtureSettings,
+    GibbsSettings,
     MCMCSettings,
     ProgramSettings,
     Settings,
@@ -41,7 +42,7 @@ ModelSettings = Annotated[
     Discriminator(_which_model),
 ]
 FitSettings = Annotated[
-    EMSettings | AscentSettings | SVISettings | MCMCSettings, Field(discriminator="method")
+    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings, Field(discriminator="method")
 ]
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -64,7 +65,7 @@ class Config(Settings):
     fits: Annotated[dict[FitName, FitSettings], Field(min_length=1)]
     """Fits by name; each names its `method`."""
     reference: str = ""
-    """The fit that the others are measured against; the MCMC fit if left out, else the last fit."""
+    """The fit that the others are measured against; if left out, the MCMC fit, else Gibbs', else the last."""
 
     @model_validator(mode="before")
     @classmethod
@@ -105,12 +106,13 @@ class Config(Settings):
 
 
 def default_reference(fits: dict[str, Any]) -> str:
-    """Choose the fit that the others are measured against: the first by MCMC, else the last."""
+    """Choose what the others are measured against: the first fit by MCMC, else by Gibbs, else the last."""
 
     def method(fit: Any) -> Any:
         return fit.get("method") if isinstance(fit, dict) else getattr(fit, "method", None)
 
-    return next((name for name, fit in fits.items() if method(fit) == "mcmc"), next(reversed(fits), ""))
+    chains = (name for kind in ("mcmc", "gibbs") for name, fit in fits.items() if method(fit) == kind)
+    return next(chains, next(reversed(fits), ""))
 
 
 def schema() -> dict[str, Any]:

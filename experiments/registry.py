@@ -78,6 +78,7 @@ METHODS: Mapping[str, Entry] = {
     "ascent": Entry(s.AscentSettings, "triptych.inference.em", "Ascent"),
     "svi": Entry(s.SVISettings, "triptych.inference.svi", "SVI"),
     "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
+    "gibbs": Entry(s.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

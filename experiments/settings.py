@@ -16,6 +16,7 @@ __all__ = [
     "DataSettings",
     "EMSettings",
     "GaussianMixtureSettings",
+    "GibbsSettings",
     "MCMCSettings",
     "ProgramSettings",
     "SVISettings",
@@ -128,6 +129,8 @@ class BayesianLinearRegressionSettings(Settings):
     """Gamma shape of the noise precision, in standardised units."""
     beta_rate: PositiveFloat = 0.01
     """Gamma rate of the noise precision, in standardised units."""
+    target_variance: PositiveFloat | None = None
+    """Variance of the target that the priors take their unit from; that of the data if left out."""
 
 
 class ProgramSettings(Settings):
@@ -282,3 +285,17 @@ class MCMCSettings(Settings):
     """A trajectory has at most 2^this steps."""
     chain_method: Literal["vectorized", "sequential"] = "vectorized"
     """Whether the chains run in one program or one after the other."""
+
+
+class GibbsSettings(Settings):
+    """Gibbs sampling, for the conjugate built-in models."""
+
+    method: Literal["gibbs"]
+    warmup: PositiveInt = 500
+    """Draws a chain, thrown away."""
+    draws: PositiveInt = 1000
+    """Draws a chain, kept."""
+    chains: PositiveInt = 4
+    """Number of chains."""
+    thin: PositiveInt = 5
+    """Sweeps a draw."""

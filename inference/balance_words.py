@@ -17,7 +17,7 @@ HOPELESS_KHAT = 1.0  # above, importance weights have no mean: most of the poste
 LARGEST_KL = 1.0  # nats; a Gaussian with one sd 2.1 times too wide, or 0.22 times, is as far
 BEYOND = 4.0  # standard errors
 
-NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC"}
+NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC", "gibbs": "Gibbs"}
 # What to try where a guide misses part of the posterior; any other guide: a flow, or MCMC.
 CURES = {
     "AutoNormal": "AutoMultivariateNormal, which has correlations",

@@ -1,4 +1,4 @@
-"""What the user keeps: one `Fit` for EM, SVI and MCMC."""
+"""What the user keeps: one `Fit`, whatever the method."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Fit:
 
     Attributes
     ----------
-    method : "em", "ascent", "svi" or "mcmc".
+    method : as a config calls it: "em", "svi", "mcmc", "gibbs", …
     model : the program that was fitted.
     status : how the fit ended; `status.value` names cause and remedy.
     seconds : wall-clock seconds, compilation apart from the run.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM, Ascent
     from triptych.inference.fit import Fit
+    from triptych.inference.gibbs import Gibbs
     from triptych.inference.imputation import impute
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
@@ -43,6 +44,7 @@ __all__ = [
     "Comparison",
     "Fit",
     "GaussianMixture",
+    "Gibbs",
     "InferenceWarning",
     "InputError",
     "Status",
@@ -64,6 +66,7 @@ _HOME = {
     "Comparison": "triptych.inference.compare",
     "Fit": "triptych.inference.fit",
     "GaussianMixture": "triptych.models",
+    "Gibbs": "triptych.inference.gibbs",
     "InferenceWarning": "triptych.models",
     "InputError": "triptych.models",
     "Status": "triptych.inference.status",
