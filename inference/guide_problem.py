@@ -19,7 +19,7 @@ from triptych.inference.symmetry import Relabellings
 if TYPE_CHECKING:
     from triptych.inference.svi import SVI
 
-__all__ = ["GAUSSIAN", "Problem"]
+__all__ = ["GAUSSIAN", "Problem", "optimiser_of"]
 
 # Guides whose density is a Gaussian's in closed form.
 GAUSSIAN = ("AutoDiagonalNormal", "AutoMultivariateNormal", "AutoLowRankMultivariateNormal")
@@ -42,11 +42,6 @@ class Problem:
         cls, settings: SVI, m: Marginal, start: Start, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Problem:
         """Build NumPyro's SVI around a guide."""
-        import optax
-        from numpyro.infer import SVI as NumPyroSVI  # noqa: N811
-        from numpyro.infer import Trace_ELBO
-        from numpyro.optim import optax_to_numpyro
-
         point = is_point(settings.guide)
         # A point has no volume: its optimum is the mode in the natural parameters, as in NumPyro.
         density = target(m, args, kwargs, jacobian=False).density if point else start.density
@@ -54,12 +49,8 @@ class Problem:
         program = whitened(start, matrix, density, jacobian=not point)
         resolved = resolve(settings.guide, program, start, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
-        optimiser = optax_to_numpyro(
-            optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate)
-        )
         fitted = m if resolved.own else program
-        loss = Trace_ELBO(num_particles=settings.particles)
-        svi = NumPyroSVI(fitted, resolved.guide, optimiser, loss)
+        svi = optimiser_of(settings, fitted, resolved.guide)
         return cls(fitted, resolved, m, start, matrix, call, svi)
 
     def draw(
@@ -130,3 +121,14 @@ class Problem:
     def _unwhitened(self, z: Any) -> Any:
         """Give u = centre + W z, for one z (p,) or many (n, p)."""
         return self.start.centre + (z * self.matrix if self.matrix.ndim == 1 else z @ self.matrix.T)
+
+
+def optimiser_of(settings: SVI, program: Callable[..., Any], guide: Any) -> Any:
+    """Give NumPyro's SVI of a guide: Adam, whose rate is set block by block, on the averaged ELBO."""
+    import optax
+    from numpyro.infer import SVI as NumPyroSVI  # noqa: N811
+    from numpyro.infer import Trace_ELBO
+    from numpyro.optim import optax_to_numpyro
+
+    optimiser = optax_to_numpyro(optax.inject_hyperparams(optax.adam)(learning_rate=settings.learning_rate))
+    return NumPyroSVI(program, guide, optimiser, Trace_ELBO(num_particles=settings.particles))

@@ -158,10 +158,9 @@ def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
     size = len(start.centre)
     factor = np.eye(size) if start.factor is None else start.factor / start.scale[:, None]
     noise = np.asarray(jax.random.normal(key, (chains, factor.shape[1])), float) @ factor.T
-    density = jax.jit(start.density)
 
     def value(z: np.ndarray) -> float:
-        return float(density(jnp.asarray(start.centre + start.scale * z, float)))
+        return float(start.density(jnp.asarray(start.centre + start.scale * z, float)))
 
     # At k standard deviations a Gaussian is k²p/2 nats below its mode; far below that is off the posterior.
     lowest = value(np.zeros(size)) - 10 * (JITTER**2 * size / 2 + 5)

@@ -1,4 +1,4 @@
-"""Where SVI, MCMC and the like begin: the best of several climbs from the prior, with the posterior's scales there."""
+"""Where SVI, MCMC and others begin: the best of several climbs from the prior, and the scales there."""
 
 from __future__ import annotations
 
@@ -120,13 +120,24 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
     """
     with double_precision():
         posterior = target(m, args, kwargs)
-        small = posterior.space.size < LARGE
-        climbs, most = CLIMBS[small], FINALISTS[small]
         key_prior, key_elbo = jax.random.split(key)
         points = prior_points(key_prior, m, args, kwargs, posterior.space)
-        if not small:
+        if posterior.space.size >= LARGE:
             # Where parameters are many a draw of the prior is far from any good mode.
             points = np.concatenate([points, latent_points(key_prior, m, args, kwargs, posterior.space)])
+    return best_of_points(key_elbo, posterior, points)
+
+
+def best_of_points(key: jax.Array, posterior: Target, points: np.ndarray) -> Start:
+    """Climb from the densest of some points (n, p), and give the end whose Gaussian has the best ELBO.
+
+    Raises
+    ------
+    InputError : no point has a finite density.
+    """
+    with double_precision():
+        small = posterior.space.size < LARGE
+        climbs, most = CLIMBS[small], FINALISTS[small]
         values = posterior.values(points)
         if not np.any(np.isfinite(values)):
             raise InputError(
@@ -146,7 +157,7 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
         for i in order:
             if len(finalists) < most and all(heights[j] - heights[i] > SAME_MODE for j in finalists):
                 finalists.append(int(i))
-        starts = [around(key_elbo, posterior, ends[i]) for i in finalists]
+        starts = [around(key, posterior, ends[i]) for i in finalists]
     return max(starts, key=lambda start: start.elbo)
 
 

@@ -164,16 +164,29 @@ class SVI:
         return settings | {"guide": resolved.name, "guide_options": dict(self.guide_options)}
 
 
+def block_length(steps: int) -> int:
+    """Say how many steps are compiled as one loop."""
+    return max(1, min(BLOCK, steps // 16))
+
+
 def optimise(
-    settings: SVI, problem: Problem, key: jax.Array, progress: Callable[[int, int, float], None] | None
+    settings: SVI,
+    problem: Problem,
+    key: jax.Array,
+    progress: Callable[[int, int, float], None] | None,
+    block: Callable[[Any, Any], Any] | None = None,
 ) -> Optimised:
-    """Run blocks of steps until the schedule is done, the steps are, or nothing finite is left."""
+    """Run blocks of steps until the schedule is done, the steps are, or nothing finite is left.
+
+    `block` is `run_block` of `block_length(steps)` steps, where it is compiled already: (state, rate) → …
+    """
     args, kwargs = problem.call
     svi = problem.svi
     state = svi.init(key, *args, **kwargs)
-    length = max(1, min(BLOCK, settings.steps // 16))
+    length = block_length(settings.steps)
     blocks = max(1, settings.steps // length)
-    block = jax.jit(lambda state, rate: run_block(svi, args, kwargs, state, rate, length))
+    if block is None:
+        block = jax.jit(lambda state, rate: run_block(svi, args, kwargs, state, rate, length))
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []

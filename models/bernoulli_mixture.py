@@ -101,6 +101,11 @@ class BernoulliMixture:
             np.broadcast_to(np.asarray(concentration), (K,)), np.asarray(self.probs_concentration)
         )
 
+    def fix_prior(self, x: Any = None) -> BernoulliMixture:
+        """Give the model itself: its prior does not depend on the data."""
+        del x
+        return self
+
     def validate(self, x: Any, *, new: bool = False) -> tuple[np.ndarray]:
         """Check data before any work and give `(x,)`, a float array (N, D).
 

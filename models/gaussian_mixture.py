@@ -180,6 +180,16 @@ class GaussianMixture:
             spread,
         )
 
+    def fix_prior(self, x: Any, z: Any = None) -> GaussianMixture:
+        """Give the same model with the prior it has for the data `x`, whatever data it is given then.
+
+        A prior in the units of the data is another one for other data. Where data are drawn from the prior
+        and fitted (simulation-based calibration), or some rows are left out, it has to stay what it is.
+        """
+        (x, *_) = self.validate(x, z)
+        prior = self.prior(x)
+        return dataclasses.replace(self, location=prior.location, spread=prior.spread)
+
     def validate(self, x: Any, z: Any = None, *, new: bool = False) -> tuple[np.ndarray, ...]:
         """Check data before any work and give `(x,)`, a float array (N, D), or `(x, z)` with labels.
 

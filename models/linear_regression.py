@@ -49,6 +49,7 @@ class BayesianLinearRegression:
     intercept : whether there is an intercept.
     lambda_shape, lambda_rate : of the Gamma prior on λ, standardised.
     beta_shape, beta_rate : of the Gamma prior on β, standardised.
+    target_variance : Var(y) that the priors take their unit from; `None`: that of the data (1 without data).
 
     Raises
     ------
@@ -64,6 +65,7 @@ class BayesianLinearRegression:
     lambda_rate: float = 0.01
     beta_shape: float = 1.0
     beta_rate: float = 0.01
+    target_variance: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.intercept, bool | np.bool_):
@@ -71,6 +73,9 @@ class BayesianLinearRegression:
         object.__setattr__(self, "intercept", bool(self.intercept))
         for name in ("lambda_shape", "lambda_rate", "beta_shape", "beta_rate"):
             object.__setattr__(self, name, hyperparameters.positive(name, getattr(self, name)))
+        if self.target_variance is not None:
+            variance = hyperparameters.positive("target_variance", self.target_variance)
+            object.__setattr__(self, "target_variance", variance)
 
     def __call__(self, X: Any, y: Any = None) -> jax.Array:
         """Run the program: draw, or condition on, `y`.
@@ -109,15 +114,26 @@ class BayesianLinearRegression:
         Parameters
         ----------
         X : (N, D) design matrix.
-        y : (N,) data, or `None`: variance 1.
+        y : (N,) data, or `None`: variance 1. Not looked at where the model has a `target_variance`.
         """
-        target = 1.0 if y is None else _variance(y)
+        target = self.target_variance
+        if target is None:
+            target = 1.0 if y is None else _variance(y)
         return LinearRegressionPrior(
             np.float64(self.lambda_shape),
             self.lambda_rate * target / _variance(X).mean(),
             np.float64(self.beta_shape),
             np.float64(self.beta_rate) * target,
         )
+
+    def fix_prior(self, X: Any, y: Any) -> BayesianLinearRegression:
+        """Give the same model with the unit that its priors have for `y`, whatever `y` it is given then.
+
+        A prior in the units of the data is another one for other data: see `GaussianMixture.fix_prior`. The
+        design is conditioned on, so that the prior may go on to depend on it.
+        """
+        _, y = self.validate(X, y)
+        return dataclasses.replace(self, target_variance=float(_variance(y)))
 
     def validate(self, X: Any, y: Any = None, *, new: bool = False) -> tuple[np.ndarray, ...]:
         """Check data before any work and give (X, y), or (X,), as float arrays (N, D) and (N,).

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from triptych import experiments as experiments
     from triptych import inference as inference
     from triptych import models as models
+    from triptych.inference.calibration import Calibration, calibrate
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM, Ascent
     from triptych.inference.fit import Fit
@@ -41,6 +42,7 @@ __all__ = [
     "Ascent",
     "BayesianLinearRegression",
     "BernoulliMixture",
+    "Calibration",
     "Comparison",
     "Fit",
     "GaussianMixture",
@@ -49,6 +51,7 @@ __all__ = [
     "InputError",
     "Status",
     "__version__",
+    "calibrate",
     "compare",
     "impute",
     "load",
@@ -63,6 +66,7 @@ _HOME = {
     "Ascent": "triptych.inference.em",
     "BayesianLinearRegression": "triptych.models",
     "BernoulliMixture": "triptych.models",
+    "Calibration": "triptych.inference.calibration",
     "Comparison": "triptych.inference.compare",
     "Fit": "triptych.inference.fit",
     "GaussianMixture": "triptych.models",
@@ -70,6 +74,7 @@ _HOME = {
     "InferenceWarning": "triptych.models",
     "InputError": "triptych.models",
     "Status": "triptych.inference.status",
+    "calibrate": "triptych.inference.calibration",
     "compare": "triptych.inference.compare",
     "impute": "triptych.inference.imputation",
     "load": "triptych.inference.storage",
