@@ -14,6 +14,7 @@ from triptych.experiments.settings import (
     EMSettings,
     GaussianMixtureSettings,
     GibbsSettings,
+    LaplaceSettings,
     MCMCSettings,
     ProgramSettings,
     Settings,
@@ -42,7 +43,8 @@ ModelSettings = Annotated[
     Discriminator(_which_model),
 ]
 FitSettings = Annotated[
-    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings, Field(discriminator="method")
+    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings | LaplaceSettings,
+    Field(discriminator="method"),
 ]
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

@@ -79,6 +79,7 @@ METHODS: Mapping[str, Entry] = {
     "svi": Entry(s.SVISettings, "triptych.inference.svi", "SVI"),
     "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
     "gibbs": Entry(s.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
+    "laplace": Entry(s.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

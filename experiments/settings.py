@@ -17,6 +17,7 @@ __all__ = [
     "EMSettings",
     "GaussianMixtureSettings",
     "GibbsSettings",
+    "LaplaceSettings",
     "MCMCSettings",
     "ProgramSettings",
     "SVISettings",
@@ -299,3 +300,11 @@ class GibbsSettings(Settings):
     """Number of chains."""
     thin: PositiveInt = 5
     """Sweeps a draw."""
+
+
+class LaplaceSettings(Settings):
+    """Laplace's approximation: a Gaussian at the mode of the marginal, in the unconstrained space."""
+
+    method: Literal["laplace"]
+    draws: PositiveInt = 1000
+    """Draws from the Gaussian."""

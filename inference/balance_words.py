@@ -17,7 +17,14 @@ HOPELESS_KHAT = 1.0  # above, importance weights have no mean: most of the poste
 LARGEST_KL = 1.0  # nats; a Gaussian with one sd 2.1 times too wide, or 0.22 times, is as far
 BEYOND = 4.0  # standard errors
 
-NAMES = {"em": "EM", "ascent": "gradient ascent", "svi": "SVI", "mcmc": "MCMC", "gibbs": "Gibbs"}
+NAMES = {
+    "em": "EM",
+    "ascent": "gradient ascent",
+    "svi": "SVI",
+    "mcmc": "MCMC",
+    "gibbs": "Gibbs",
+    "laplace": "Laplace",
+}
 # What to try where a guide misses part of the posterior; any other guide: a flow, or MCMC.
 CURES = {
     "AutoNormal": "AutoMultivariateNormal, which has correlations",
@@ -44,7 +51,7 @@ def uncovered(name: str, fit: Fit, method: Mapping[str, Any]) -> str:
     if guide is not None:
         cure = CURES.get(str(guide), "a normalising flow (AutoBNAFNormal), or MCMC")
         what = f"guide {guide}"
-    elif fit.method == "em":
+    elif fit.method in ("em", "laplace"):
         cure, what = "SVI or MCMC for its intervals", "Laplace Gaussian around the optimum"
     else:
         cure, what = "another approximation, or MCMC", "approximation"

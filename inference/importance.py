@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,16 @@ from scipy.special import logsumexp
 
 from triptych.inference.fit import Bound, Evidence, Route
 
-__all__ = ["LARGEST_KHAT", "SIZES", "bound", "evidence", "from_weights", "largest_khat", "smoothed"]
+__all__ = [
+    "LARGEST_KHAT",
+    "SIZES",
+    "bound",
+    "evidence",
+    "from_weights",
+    "largest_khat",
+    "of_laplace",
+    "smoothed",
+]
 
 LARGEST_KHAT = 0.7  # Vehtari, Simpson, Gelman, Yao & Gabry (2024), JMLR 25(72)
 SIZES = (1, 10, 100, 1000)
@@ -124,4 +134,23 @@ def from_weights(log_weights: Any, how: str, sizes: Sequence[int] = SIZES, symme
         bounds=bounds,
         routes=(route,),
         symmetry=symmetry,
+    )
+
+
+def of_laplace(log_evidence: float, log_weights: Any, how: str, symmetry: float = 0.0) -> Evidence:
+    """Build the ledger of Laplace's approximation: its own log p(x), and what its Gaussian's weights say.
+
+    Parameters
+    ----------
+    log_evidence : Laplace's, nats, labels counted.
+    log_weights : of draws of the Gaussian, as in `from_weights`; `None` where it does not span the space.
+    how : where the mode was found.
+    symmetry : nats that both hold for separate copies of the mode.
+    """
+    route = Route(how, log_evidence)
+    if log_weights is None:
+        return Evidence(log_evidence, method=how, routes=(route,), symmetry=symmetry)
+    found = from_weights(log_weights, "Laplace's Gaussian", symmetry=symmetry)
+    return dataclasses.replace(
+        found, log_evidence=log_evidence, standard_error=None, method=how, routes=(route, *found.routes)
     )

@@ -16,7 +16,7 @@ from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, Relabellings
 from triptych.inference.unconstrained import Coordinates, coordinates
 
-__all__ = ["Laplace", "hessian", "laplace", "laplace_from_density"]
+__all__ = ["GaussianApproximation", "hessian", "laplace", "laplace_from_density"]
 
 LARGEST_HESSIAN = 2000  # coordinates; a dense Hessian beyond takes minutes and gigabytes
 HESSIAN_BATCH = 32  # Hessian columns computed at a time
@@ -25,7 +25,7 @@ CLOSE = 1e-6  # nats between a mode and the top of the parabola fitted there
 
 
 @dataclasses.dataclass(frozen=True)
-class Laplace:
+class GaussianApproximation:
     """The Gaussian N(mode, F Fᵀ) in u-space that stands for a posterior.
 
     Attributes
@@ -108,7 +108,7 @@ def laplace(
     objective: str = "map",
     labels: Relabellings = NO_LABELS,
     sample_weight: np.ndarray | None = None,
-) -> Laplace:
+) -> GaussianApproximation:
     """Approximate the posterior of a program's marginal by a Gaussian around an optimum.
 
     Parameters
@@ -151,7 +151,7 @@ def laplace_from_density(
     *,
     objective: str = "map",
     labels: Relabellings = NO_LABELS,
-) -> Laplace:
+) -> GaussianApproximation:
     """Approximate any log density of named parameters; `laplace` says what the arguments are.
 
     Parameters
@@ -174,7 +174,7 @@ def laplace_from_density(
                 f"{space.size} coordinates are too many for a dense Hessian (limit {LARGEST_HESSIAN}): "
                 "no standard errors. Use SVI or MCMC for them.",
             )
-            return Laplace(
+            return GaussianApproximation(
                 space, u, None, float(value_and_grad(jnp.asarray(u))[0]), None, (finding,), density
             )
         curvature = jax.jit(lambda x: -hessian(density, x))
@@ -197,7 +197,7 @@ def laplace_from_density(
     if objective == "map" and factor.shape[1] == space.size and np.isfinite(value):
         log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant
         log_evidence += labels.log_count
-    return Laplace(space, u, factor, value, log_evidence, findings, density, labels)
+    return GaussianApproximation(space, u, factor, value, log_evidence, findings, density, labels)
 
 
 def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:

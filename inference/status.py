@@ -1,4 +1,4 @@
-"""How a fit ended: one enumeration for the three methods, each text with its cause and its cure."""
+"""How a fit ended: one enumeration for all methods, each text with its cause and its cure."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Status(enum.Enum):
     NON_FINITE = (
         "The objective became infinite or NaN. Look for extreme values in the data, rescale its columns, "
         "or strengthen the prior."
+    )
+    NO_MODE = (
+        "No mode was reached: the Gaussian is centred on a point of the slope. Look for a parameter that "
+        "neither the data nor a prior hold, or use MCMC."
     )
     NOT_MIXED = (
         "The chains disagree (R-hat above 1.01 on a label-invariant quantity): these draws are not yet the "

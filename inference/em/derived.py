@@ -34,7 +34,7 @@ from triptych.inference.em.posterior import around_marginal
 from triptych.inference.em.random_starts import jitter, middle
 from triptych.inference.em.roles import roles_of
 from triptych.inference.em.variational import profile
-from triptych.inference.laplace import Laplace, laplace_from_density
+from triptych.inference.laplace import GaussianApproximation, laplace_from_density
 from triptych.inference.survey import survey
 from triptych.models.errors import InputError
 
@@ -118,7 +118,7 @@ class DerivedKernel:
 
     def approximate(
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
-    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+    ) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
         """Laplace on the marginal; continuous latents exactly, given each draw of the parameters."""
         shape, problem = self.problem.shape, self.problem
         if not shape.integrates:

@@ -11,7 +11,7 @@ import numpy as np
 
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.loop import Problem
-from triptych.inference.laplace import Laplace
+from triptych.inference.laplace import GaussianApproximation
 from triptych.inference.status import Finding
 
 __all__ = ["Call", "Kernel", "Review", "Start", "bind", "has_kernel"]
@@ -92,7 +92,7 @@ class Kernel(Protocol):
 
     def approximate(
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
-    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+    ) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
         """Laplace's Gaussian around an optimum (the user's units), and draws of every site, (1, draws, …)."""
         ...
 

@@ -35,7 +35,7 @@ from triptych.inference.em.standardise import (
     weighted_prior,
 )
 from triptych.inference.em.starts import generator, mixture_starts
-from triptych.inference.laplace import Laplace
+from triptych.inference.laplace import GaussianApproximation
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
@@ -120,7 +120,7 @@ class MixtureKernel:
 
     def approximate(
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
-    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+    ) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
         """Laplace on the program's marginal."""
         weights = self.problem.weights
         return around_marginal(self.model, parameters, self.args, {}, objective, key, draws, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.em.kernel import Kernel
-from triptych.inference.fit import Evidence, Route
-from triptych.inference.importance import from_weights
-from triptych.inference.laplace import Laplace, laplace
+from triptych.inference.fit import Evidence
+from triptych.inference.importance import of_laplace
+from triptych.inference.laplace import GaussianApproximation, laplace
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import assemble, batch_size
 from triptych.inference.status import Finding
@@ -62,26 +61,12 @@ def laplace_posterior(
     tree, findings = assemble(
         m, {site: samples[site] for site in parameters}, args, kwargs, sample_stats=statistics
     )
-    return tree, _evidence(gaussian, statistics), (*gaussian.findings, *findings)
-
-
-def _evidence(gaussian: Laplace, statistics: Mapping[str, np.ndarray] | None) -> Evidence:
-    """Give Laplace's evidence, with the ELBO and the importance-weighted bounds of its Gaussian."""
-    if gaussian.log_evidence is None:
-        return Evidence()
-    how, weights = "Laplace at EM's optimum", (statistics or {}).get("log_weight")
-    route = Route(how, gaussian.log_evidence)
-    separate = gaussian.labels.separate
-    if weights is None:
-        return Evidence(gaussian.log_evidence, method=how, routes=(route,), symmetry=separate)
-    found = from_weights(weights, "Laplace's Gaussian", symmetry=separate)
-    return dataclasses.replace(
-        found,
-        log_evidence=gaussian.log_evidence,
-        standard_error=None,
-        method=how,
-        routes=(route, *found.routes),
-    )
+    evidence = Evidence()
+    if gaussian.log_evidence is not None:
+        weights = (statistics or {}).get("log_weight")
+        how = "Laplace at EM's optimum"
+        evidence = of_laplace(gaussian.log_evidence, weights, how, gaussian.labels.separate)
+    return tree, evidence, (*gaussian.findings, *findings)
 
 
 def around_marginal(
@@ -93,7 +78,7 @@ def around_marginal(
     key: jax.Array,
     draws: int,
     sample_weight: Any = None,
-) -> tuple[Laplace, dict[str, np.ndarray]]:
+) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
     """Laplace on the marginal of a program, its relabelled copies counted in the evidence.
 
     `sample_weight` (N,) is how many rows each row counts for.

@@ -25,7 +25,7 @@ from triptych.inference.em.regression import (
     log_joint,
 )
 from triptych.inference.em.starts import generator
-from triptych.inference.laplace import Laplace, laplace_from_density
+from triptych.inference.laplace import GaussianApproximation, laplace_from_density
 from triptych.inference.status import Finding
 from triptych.models.errors import InputError
 from triptych.models.linear_regression import BayesianLinearRegression
@@ -121,7 +121,7 @@ class RegressionKernel:
 
     def approximate(
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
-    ) -> tuple[Laplace, dict[str, np.ndarray]]:
+    ) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
         """λ and β from Laplace on the log evidence; w and the intercept exactly, given each draw of them."""
         problem, moments = self.problem, self.problem.moments
 

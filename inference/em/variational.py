@@ -27,7 +27,7 @@ from triptych.inference.em.expected import Joint, Weights
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.proof import common_plate
 from triptych.inference.em.quasi_newton import descend
-from triptych.inference.laplace import Laplace
+from triptych.inference.laplace import GaussianApproximation
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
@@ -205,8 +205,8 @@ class VariationalStep:
 
 
 def profile(
-    gaussian: Laplace, sites: tuple[str, ...]
-) -> tuple[Laplace, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    gaussian: GaussianApproximation, sites: tuple[str, ...]
+) -> tuple[GaussianApproximation, Callable[[np.ndarray], dict[str, np.ndarray]]]:
     """Take the guide out of a Gaussian over (θ, guide): what is left is that of the profile max_q ELBO(q, θ).
 
     Its covariance is the block of θ; the guide follows θ as q(θ) ≈ q̂ + Σ_qθ Σ_θθ⁻¹ (θ − θ̂).
@@ -233,7 +233,7 @@ def profile(
         """ELBO at θ, with the guide that follows it."""
         return gaussian.density(jnp.concatenate([u, mode[size:] + slope @ (u - mode[:size])]))
 
-    reduced = Laplace(
+    reduced = GaussianApproximation(
         inner, mode[:size], factor, gaussian.log_density, log_evidence, gaussian.findings, density
     )
 

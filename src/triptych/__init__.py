@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from triptych.inference.fit import Fit
     from triptych.inference.gibbs import Gibbs
     from triptych.inference.imputation import impute
+    from triptych.inference.laplace_method import Laplace
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
     from triptych.inference.status import Status
@@ -49,6 +50,7 @@ __all__ = [
     "Gibbs",
     "InferenceWarning",
     "InputError",
+    "Laplace",
     "Status",
     "__version__",
     "calibrate",
@@ -80,6 +82,7 @@ _HOME = {
     "load": "triptych.inference.storage",
     "marginal": "triptych.inference.marginal",
     "simulate": "triptych.models",
+    "Laplace": "triptych.inference.laplace_method",
 }
 _FOLDERS = ("models", "inference", "experiments")
 

@@ -18,6 +18,7 @@ TINY = {
     "svi": ["steps=250", "draws=20", "guide=AutoNormal"],
     "mcmc": ["warmup=50", "draws=20", "chains=2", "max_tree_depth=4"],
     "gibbs": ["warmup=20", "draws=20", "chains=2"],
+    "laplace": ["draws=20"],
 }
 SMALLER = {
     "digits": ["data.rows=60", "model.components=3"],
