@@ -106,6 +106,56 @@ def run_command(
     raise typer.Exit(0 if outcome.ok else 1)
 
 
+@app.command("sweep")
+@_plainly
+def sweep_command(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config's name.")],
+    values: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=A,B,C ...", help="Such as model.components=1,2,3 seed=0,1."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to; default results/<name>-sweep."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default half the number of cores.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Scheduler of a running dask.distributed cluster."),
+    ] = None,
+) -> None:
+    """Run every combination of the values, each a run of its own, and put them side by side.
+
+    What is finished stays finished: the same command goes on where it was cut off, a run that fails is
+    reported, and the others go on.
+    """
+    from triptych.experiments.display import Cells, show_sweep
+    from triptych.experiments.reading import read_experiment
+    from triptych.experiments.sweep import clustered, local, sweep
+
+    directory = output
+    if directory is None:
+        directory = Path("results") / f"{read_experiment(config).config.name}-sweep"
+    shown = Cells()
+    try:
+        with shown:
+            swept = sweep(
+                config,
+                values,
+                directory,
+                executor=lambda: clustered(cluster) if cluster else local(workers),
+                tell=shown.end,
+            )
+    except KeyboardInterrupt:
+        done = f"{len(shown.finished)} finished and kept in {directory}"
+        typer.echo(f"Interrupted; {done}. The same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    show_sweep(swept)
+    raise typer.Exit(0 if swept.ok else 1)
+
+
 @app.command("report")
 @_plainly
 def report_command(directory: Directory) -> None:

@@ -14,9 +14,10 @@ from rich.table import Table
 
 from triptych.experiments.registry import DATASETS, METHODS, MODELS, shipped_configs
 from triptych.experiments.run import Outcome
+from triptych.experiments.sweep import Sweep
 from triptych.experiments.verify import Verdict
 
-__all__ = ["Bars", "show_choices", "show_outcome", "show_verdict"]
+__all__ = ["Bars", "Cells", "show_choices", "show_outcome", "show_sweep", "show_verdict"]
 
 
 def _console() -> Console:
@@ -74,6 +75,45 @@ class Bars:
         failed = entry["status"] == "failed"
         mark = "[green]✓[/]" if entry["ok"] else "[red]✗[/]" if failed else "[yellow]![/]"
         self.console.print(f"{mark} {escape(name)}: {_words(entry['status'])}, {took}")
+
+
+class Cells:
+    """A line a finished cell of a sweep, on stderr, and a spinner until the last has ended."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.finished: list[str] = []
+        self._status = self.console.status("sweeping …")
+
+    def __enter__(self) -> Cells:
+        if self.console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    def end(self, label: str, record: Mapping[str, Any], kept: bool) -> None:
+        """Leave a line on how a cell ended."""
+        if record["ok"]:
+            self.finished.append(label)
+        mark = "[green]✓[/]" if record["ok"] else "[red]✗[/]"
+        took = "kept from the earlier sweep" if kept else f"{record['seconds']:.1f} s"
+        said = f": {escape(record['message'])}" if record["message"] else ""
+        self.console.print(f"{mark} {escape(label)}, {took}{said}", soft_wrap=True)
+
+
+def show_sweep(swept: Sweep) -> None:
+    """Show what failed in a sweep, and where the results are."""
+    console = _console()
+    failed = [label for label, record in swept.records.items() if not record["ok"]]
+    if failed:
+        tell = f"{len(failed)} of {len(swept.records)} runs failed; the same command tries them again."
+        console.print(f"[red]{tell}[/]")
+    page = swept.directory / "sweep.html"
+    console.print(f"Sweep: {page if page.is_file() else swept.directory}", soft_wrap=True)
 
 
 def show_outcome(outcome: Outcome) -> None:
