@@ -152,8 +152,8 @@ def test_the_runs_of_a_sweep_go_to_a_cluster(config_file: Writer, tmp_path: Path
     from distributed import LocalCluster
 
     only_em = ["fits.svi=null", "fits.mcmc=null", "fits.em.restarts=1", "fits.em.draws=0", "data.rows=60"]
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:  # pyright: ignore[reportArgumentType]
+        address = cluster.scheduler_address  # pyright: ignore[reportAttributeAccessIssue]
         arguments = ("model.components=1,61", *only_em, "--output", tmp_path / "out", "--cluster", address)
         result = call("sweep", config_file(), *arguments)
     assert result.exit_code == 1, result.output
