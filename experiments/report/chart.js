@@ -86,9 +86,9 @@ class Chart {
     if (!(this.whole[1] > this.whole[0])) this.whole = [this.whole[0] - 0.5, this.whole[0] + 0.5];
     this.grid = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
     this.legend.replaceChildren();
-    for (const line of this.lines.filter((line) => line.name && !line.quiet))
+    for (const line of this.lines.filter((line) => line.name && !line.quiet && !line.ghost))
       element("span", "fit", this.legend, line.name).style.setProperty("--c", line.colour);
-    this.legend.hidden = spec.keyed || this.lines.filter((line) => line.name && !line.quiet).length < 2;
+    this.legend.hidden = spec.keyed || this.lines.filter((line) => line.name && !line.quiet && !line.ghost).length < 2;
     this.svg.setAttribute("aria-label", `${spec.text} Arrow keys read the values; plus and minus zoom.`);
     this.zoom(null);
   }
@@ -107,7 +107,7 @@ class Chart {
     const { log, floor } = this.spec, [a, b] = this.view;
     let low = Infinity, high = -Infinity;
     for (const line of this.lines) {
-      if (line.ignored && this.all.hidden === false) continue;
+      if (line.ghost) continue;
       line.x.forEach((x, i) => {
         const inside = x >= a && x <= b || (line.x[i + 1] >= a && x <= a) || (line.x[i - 1] <= b && x >= b);
         const y = line.y[i];
@@ -132,7 +132,7 @@ class Chart {
     const step = log ? 0 : ticks(bottom, top, 5).step;
     const names = marks.map((v) => (log ? shown(v, v) : shown(v, step)));
     const left = spec.bare ? 6 : 14 + 7 * Math.max(3, ...names.map((name) => name.length));
-    const frame = { left, right: width - 8, top: 8, bottom: height - 40 };
+    const frame = { left, right: width - 8, top: spec.bare ? 8 : 26, bottom: height - 40 };
     const bend = log ? Math.log : (v) => v;
     const [low, high] = this.view;
     this.toX = (v) => frame.left + ((v - low) / (high - low)) * (frame.right - frame.left);
@@ -153,12 +153,13 @@ class Chart {
     }
     make("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }, svg);
     make("text", { x: (frame.left + frame.right) / 2, y: height - 4, "text-anchor": "middle" }, svg, spec.x);
+    if (spec.y && !spec.bare) make("text", { x: 0, y: 13 }, svg, spec.y);
     if (!spec.bare) marks.forEach((v, i) => {
       make("line", { class: "grid", x1: frame.left, x2: frame.right, y1: this.toY(v), y2: this.toY(v) }, svg);
       make("text", { x: frame.left - 8, y: this.toY(v) + 4, "text-anchor": "end" }, svg, names[i]);
     });
     const plot = make("g", { "clip-path": `url(#${clip})` }, svg);
-    for (const line of this.lines) this.stroke(plot, line);
+    for (const line of this.lines) if (!line.ghost) this.stroke(plot, line);
     this.overlay = make("g", {}, svg);
   }
 
@@ -202,7 +203,7 @@ class Chart {
       const i = nearest(line.x, at), y = line.y[i];
       if (at < line.x[0] || at > line.x[line.x.length - 1] || y === null) {
         if (!line.below) continue;
-      } else if (!line.below) make("circle", { cx: this.toX(line.x[i]), cy: this.toY(y), r: 4, class: "spot", style: `fill:${line.colour}` }, this.overlay);
+      } else if (!line.below && !line.ghost) make("circle", { cx: this.toX(line.x[i]), cy: this.toY(y), r: 4, class: "spot", style: `fill:${line.colour}` }, this.overlay);
       const [bottom, top] = this.range();
       const text = line.below ? `${(100 * line.below[i]).toFixed(1)} % below`
         : shown(y, this.spec.log ? Math.abs(y) / 100 : (top - bottom) / 1000);

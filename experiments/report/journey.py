@@ -20,9 +20,11 @@ __all__ = ["way_there"]
 def way_there(run: Run, pens: Pens) -> Section | None:
     """Show how each method got where it is."""
     climbs = (_climb, _restarts)
-    makers = {"em": climbs, "ascent": climbs, "svi": (_bound,), "mcmc": (_ranks,)}
+    makers = {"em": climbs, "ascent": climbs}
     found = [
-        make(name, fit, pens[name]) for name, fit in run.fits.items() for make in makers.get(fit.method, ())
+        make(name, fit, pens[name])
+        for name, fit in run.fits.items()
+        for make in makers.get(fit.method, (_bound, _ranks))
     ]
     pictures = tuple(picture for picture in found if picture is not None)
     return Section("way", "How each method got there", "", pictures) if pictures else None
@@ -39,7 +41,9 @@ def _climb(name: str, fit: Fit, pen: Pen) -> Picture | None:
     found = _landscape(fit)
     if found is not None and found.reached == len(found.objective) > 1:
         caption += f" All {found.reached} starts came to this optimum."
-    return Picture(traces.steps(objective, pen, f"Objective of {name}: {caption}"), name, caption)
+    text = f"Objective of {name}: {caption}"
+    chart = traces.steps_chart(objective, pen, text)
+    return Picture(traces.steps(objective, pen, text), name, caption, chart=chart)
 
 
 def _bound(name: str, fit: Fit, pen: Pen) -> Picture | None:
@@ -47,7 +51,9 @@ def _bound(name: str, fit: Fit, pen: Pen) -> Picture | None:
     if np.isfinite(objective).sum() < 2:
         return None
     caption = f"The bound over {fixed(len(objective), 0)} steps: light as estimated, strong its running mean."
-    return Picture(traces.elbo(objective, pen, f"ELBO of {name}: {caption}"), name, caption)
+    text = f"ELBO of {name}: {caption}"
+    chart = traces.elbo_chart(objective, pen, text)
+    return Picture(traces.elbo(objective, pen, text), name, caption, chart=chart)
 
 
 def _restarts(name: str, fit: Fit, pen: Pen) -> Picture | None:

@@ -22,7 +22,7 @@ class Line(NamedTuple):
     """A line of a chart: its name ("" for none), a CSS colour, x ascending and y, and how it is drawn.
 
     `step` goes level and then up, `dots` marks the points, `quiet` is drawn thin and left out of the legend,
-    `ignored` does not count for the range of a zoomed chart.
+    `ghost` is not drawn: the cursor alone tells its values.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     step: bool = False
     dots: bool = False
     quiet: bool = False
-    ignored: bool = False
+    ghost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,11 @@ from markupsafe import Markup, escape
 
 from triptych.experiments.report.canvas import pens
 from triptych.experiments.report.chains import states
+from triptych.experiments.report.checks import diagnostics
+from triptych.experiments.report.evidence import evidence
 from triptych.experiments.report.fitted import components, data_and_components, membership
 from triptych.experiments.report.gather import Run, gather
+from triptych.experiments.report.graph import model_graph
 from triptych.experiments.report.headline import verdict
 from triptych.experiments.report.journey import way_there
 from triptych.experiments.report.missing import missing_cells
@@ -40,8 +43,11 @@ SECTIONS = (
     coefficients,
     states,
     membership,
+    evidence,
+    diagnostics,
     way_there,
     steps_taken,
+    model_graph,
 )
 
 

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from triptych.experiments.report import canvas
+from triptych.experiments.report import canvas, live
 from triptych.experiments.report.canvas import INK, MUTED, Pen
 from triptych.inference.em.fitting import SAME_OPTIMUM
 
-__all__ = ["Restarts", "elbo", "ranks", "restarts", "steps"]
+__all__ = ["Restarts", "elbo", "elbo_chart", "ranks", "restarts", "steps", "steps_chart"]
 
-# Steps of a noisy trace that are drawn, and points of its running mean.
-MOST_POINTS = 700
-SMOOTH_POINTS = 80
+SMOOTH_POINTS = 80  # of a running mean
 
 
 def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
@@ -29,9 +27,7 @@ def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
     pen : of the fit.
     text : for those who cannot see the picture.
     """
-    best = objective.max()
-    to_come = best - objective
-    to_come = to_come[to_come > 64 * np.finfo(float).eps * max(abs(best), 1.0)]  # above rounding
+    to_come = _to_come(objective)
     with canvas.drawing(440, 240) as (figure, axes):
         marker = "o" if len(to_come) < 40 else ""
         axes.plot(np.arange(len(to_come)), to_come, color=pen.colour, marker=marker, markersize=3.5)
@@ -43,6 +39,21 @@ def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
         return canvas.picture(figure, text)
 
 
+def steps_chart(objective: np.ndarray, pen: Pen, text: str) -> live.Chart:
+    """Give the same numbers to be looked at closer."""
+    to_come = _to_come(objective)
+    at = live.thinned(len(to_come))
+    line = live.Line("still to gain", f"var({pen.variable})", at, to_come[at], dots=True)
+    return live.Chart("step", "still to gain (nats)", (line,), text, log=True)
+
+
+def _to_come(objective: np.ndarray) -> np.ndarray:
+    """Give what was still to gain at each step, as far as it is above rounding."""
+    best = objective.max()
+    to_come = best - objective
+    return to_come[to_come > 64 * np.finfo(float).eps * max(abs(best), 1.0)]
+
+
 def elbo(objective: np.ndarray, pen: Pen, text: str) -> Markup:
     """Draw the ELBO by step: its noise light, its running mean strong, the wild beginning cut off.
 
@@ -52,22 +63,39 @@ def elbo(objective: np.ndarray, pen: Pen, text: str) -> Markup:
     pen : of the fit.
     text : for those who cannot see the picture.
     """
-    count = len(objective)
-    thin = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
-    late = objective[count // 3 :]
-    late = late[np.isfinite(late)]
+    thin = live.thinned(len(objective))
+    limits = _late(objective)
     with canvas.drawing(440, 240) as (figure, axes):
         axes.plot(thin, objective[thin], color=pen.colour, alpha=0.28, linewidth=0.8)
         axes.plot(*_running_mean(objective), color=pen.colour, linewidth=1.8)
-        if late.size > 20:
-            low, high = np.quantile(late, [0.002, 0.998])
-            span = max(high - low, 1e-9)
-            axes.set_ylim(low - 0.9 * span, high + 0.3 * span)
+        if limits is not None:
+            axes.set_ylim(*limits)
         axes.set_xlabel("step")
         axes.set_ylabel("ELBO (nats)")
         axes.grid(axis="y")
         axes.locator_params(axis="y", nbins=6)
         return canvas.picture(figure, text)
+
+
+def elbo_chart(objective: np.ndarray, pen: Pen, text: str) -> live.Chart:
+    """Give the same numbers to be looked at closer."""
+    at, colour = live.thinned(len(objective)), f"var({pen.variable})"
+    lines = (
+        live.Line("as estimated", colour, at, objective[at], quiet=True),
+        live.Line("running mean", colour, *_running_mean(objective)),
+    )
+    return live.Chart("step", "ELBO (nats)", lines, text, limits=_late(objective))
+
+
+def _late(objective: np.ndarray) -> tuple[float, float] | None:
+    """Give a range of the axis that leaves the wild beginning out; `None` where the steps are few."""
+    late = objective[len(objective) // 3 :]
+    late = late[np.isfinite(late)]
+    if late.size <= 20:
+        return None
+    low, high = np.quantile(late, [0.002, 0.998])
+    span = max(high - low, 1e-9)
+    return float(low - 0.9 * span), float(high + 0.3 * span)
 
 
 def _running_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

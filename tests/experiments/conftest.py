@@ -1,9 +1,15 @@
-"""A method that answers at once, so that the tests of runs are about runs."""
+"""A method that answers at once, so that the tests of runs are about runs; and a browser for their pages."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import itertools
 import json
+import os
+import select
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,3 +124,116 @@ def config_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), "")
+PATIENCE = 60.0  # seconds
+# Chromium reads commands from descriptor 3 and answers on 4; moved there by way of numbers out of reach.
+LAUNCH = """
+import fcntl, os, sys
+for place, old in enumerate([fcntl.fcntl(int(n), fcntl.F_DUPFD, 100) for n in sys.argv[1:3]], start=3):
+    os.dup2(old, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Browser:
+    """One tab of a headless Chromium, by the DevTools protocol over its own pipe: no package is needed."""
+
+    def __init__(self, profile: Path) -> None:
+        quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "extensions")
+        options = ["--headless", "--no-sandbox", "--no-first-run", "--remote-debugging-pipe"]
+        options += [*(f"--disable-{what}" for what in quiet), f"--user-data-dir={profile}", "about:blank"]
+        commands, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        opened = [sys.executable, "-ISc", LAUNCH, str(commands), str(answers), CHROMIUM, *options]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(opened, pass_fds=(commands, answers), **silent)
+        os.close(commands)
+        os.close(answers)
+        self._count, self._rest, self._tab = itertools.count(1), b"", ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._tab = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._count)
+        message = {"id": number, "method": method, "params": parameters}
+        message |= {"sessionId": self._tab} if self._tab else {}
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def _next(self) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE
+        while b"\0" not in self._rest:
+            ready = select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]
+            assert ready, "Chromium does not answer"
+            self._rest += os.read(self._read, 1 << 20)
+        one, self._rest = self._rest.split(b"\0", 1)
+        return json.loads(one)
+
+    def open(self, page: Path, width: int = 1280, *, dark: bool = False, script: bool = True) -> None:
+        """Open a page from disk; what happens meanwhile is in `events`."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self.call("Emulation.setScriptExecutionDisabled", value=not script)
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        ready = "document.readyState === 'complete'"
+        self.wait(f"{ready} && document.documentElement.classList.contains('ready')" if script else ready)
+
+    def wait(self, condition: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not self.run(condition):
+            assert time.monotonic() < end, condition
+            time.sleep(0.02)
+
+    def run(self, expression: str) -> Any:
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, **more)
+
+    def key(self, name: str) -> None:
+        codes = {"ArrowDown": 40, "ArrowRight": 39, "Escape": 27}
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=codes[name]
+            )
+
+    def print(self) -> bytes:
+        return base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"])
+
+    def close(self) -> None:
+        self._tab = ""
+        self.call("Browser.close")
+        os.close(self._write)
+        os.close(self._read)
+        self.process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Give a headless Chromium, one for all the tests; skip where there is none."""
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -427,20 +425,3 @@ def test_numbers_are_rounded_to_what_they_are_worth() -> None:
     assert fixed(-0.0001, 2) == "0.00"
     assert fixed(-1130.264, 2) == "−1\u202f130.26"
     assert [seconds(v) for v in (0.0001, 0.02, 3.14159, 600)] == ["< 1 ms", "20 ms", "3.1 s", "10.0 min"]
-
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
-def test_a_browser_opens_it_from_disk_without_a_complaint(faithful_page: Path, tmp_path: Path) -> None:
-    quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
-    options = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [CHROMIUM, *options, profile, "--enable-logging=stderr", "--dump-dom", faithful_page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert "Three panels of one posterior" in done.stdout
-    assert "CONSOLE" not in done.stderr
