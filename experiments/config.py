@@ -10,6 +10,7 @@ from triptych.experiments.settings import (
     AscentSettings,
     BayesianLinearRegressionSettings,
     BernoulliMixtureSettings,
+    CAVISettings,
     DataSettings,
     EMSettings,
     GaussianMixtureSettings,
@@ -43,7 +44,7 @@ ModelSettings = Annotated[
     Discriminator(_which_model),
 ]
 FitSettings = Annotated[
-    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings | LaplaceSettings,
+    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings | LaplaceSettings | CAVISettings,
     Field(discriminator="method"),
 ]
 

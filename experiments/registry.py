@@ -80,6 +80,7 @@ METHODS: Mapping[str, Entry] = {
     "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
     "gibbs": Entry(s.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
     "laplace": Entry(s.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
+    "cavi": Entry(s.CAVISettings, "triptych.inference.cavi", "CAVI"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

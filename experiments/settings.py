@@ -13,6 +13,7 @@ __all__ = [
     "AscentSettings",
     "BayesianLinearRegressionSettings",
     "BernoulliMixtureSettings",
+    "CAVISettings",
     "DataSettings",
     "EMSettings",
     "GaussianMixtureSettings",
@@ -308,3 +309,23 @@ class LaplaceSettings(Settings):
     method: Literal["laplace"]
     draws: PositiveInt = 1000
     """Draws from the Gaussian."""
+
+
+class CAVISettings(Settings):
+    """Coordinate-ascent variational inference in closed form, for the conjugate built-in models."""
+
+    method: Literal["cavi"]
+    restarts: PositiveInt = 10
+    """Number of starts; the best is kept."""
+    tol: Annotated[float, Field(ge=0)] = 1e-6
+    """Stop when the gain of the ELBO still to come is below this, in nats (0: run all steps)."""
+    max_steps: PositiveInt = 10_000
+    """Most steps a start may take."""
+    starts: Literal["portfolio", "k-means++", "random_rows", "random_responsibilities", "k-means", "ward"] = (
+        "portfolio"
+    )
+    """How the starts are drawn: in all ways, or in one of them."""
+    acceleration: Literal["mix", "squarem", "acx", "anderson", "daarem", "none"] = "mix"
+    """How the way to the optimum is shortened ("none": the textbook's iterates)."""
+    draws: PositiveInt = 1000
+    """Draws from q."""

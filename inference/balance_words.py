@@ -24,6 +24,7 @@ NAMES = {
     "mcmc": "MCMC",
     "gibbs": "Gibbs",
     "laplace": "Laplace",
+    "cavi": "CAVI",
 }
 # What to try where a guide misses part of the posterior; any other guide: a flow, or MCMC.
 CURES = {
@@ -53,6 +54,8 @@ def uncovered(name: str, fit: Fit, method: Mapping[str, Any]) -> str:
         what = f"guide {guide}"
     elif fit.method in ("em", "laplace"):
         cure, what = "SVI or MCMC for its intervals", "Laplace Gaussian around the optimum"
+    elif fit.method == "cavi":
+        cure, what = "Gibbs or MCMC for its intervals", "factorised q(z) q(θ)"
     else:
         cure, what = "another approximation, or MCMC", "approximation"
     signs = []

@@ -23,7 +23,17 @@ from jax import lax
 
 from triptych.inference.em.family import Array, Family, Parameters, Statistics
 
-__all__ = ["MixtureProblem", "e_step", "em_step", "expected", "fold", "infer", "m_step", "restricted"]
+__all__ = [
+    "MixtureProblem",
+    "e_step",
+    "em_step",
+    "expected",
+    "fold",
+    "fold_at",
+    "infer",
+    "m_step",
+    "restricted",
+]
 
 NARROW = 64  # numbers a row of T(x) and the table together
 CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 4 MiB
@@ -142,15 +152,19 @@ def m_step(family: Family, statistics: Statistics, hyper: NamedTuple) -> Paramet
 
 def fold(problem: MixtureProblem, parameters: Parameters) -> tuple[Statistics, Array]:
     """E-step over all rows, chunk by chunk: statistics and log-likelihood (nats, standardised units)."""
-    family = problem.family
-    natural = family.natural(parameters).astype(problem.rows.dtype)
+    statistics, value = fold_at(problem, problem.family.natural(parameters))
+    return statistics, value + problem.family.base(parameters, problem.totals)
+
+
+def fold_at(problem: MixtureProblem, natural: Array) -> tuple[Statistics, Array]:
+    """E-step at natural parameters (F, K), which may be expected ones; Σ b(x, θ) is left out of the value."""
+    natural = natural.astype(problem.rows.dtype)
 
     def one(chunk: Array, weights: Array | None, labels: Array | None) -> tuple[Array, Array]:
-        return e_step(family, natural, chunk, weights, labels)
+        return e_step(problem.family, natural, chunk, weights, labels)
 
     sums, value = over_chunks(problem, one)
-    statistics = Statistics(sums, problem.totals)
-    return statistics, value + family.base(parameters, problem.totals)
+    return Statistics(sums, problem.totals), value
 
 
 def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None, Array | None], Any]) -> Any:

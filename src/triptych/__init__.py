@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from triptych import inference as inference
     from triptych import models as models
     from triptych.inference.calibration import Calibration, calibrate
+    from triptych.inference.cavi import CAVI
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM, Ascent
     from triptych.inference.fit import Fit
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CAVI",
     "EM",
     "MCMC",
     "SVI",
@@ -83,6 +85,7 @@ _HOME = {
     "marginal": "triptych.inference.marginal",
     "simulate": "triptych.models",
     "Laplace": "triptych.inference.laplace_method",
+    "CAVI": "triptych.inference.cavi",
 }
 _FOLDERS = ("models", "inference", "experiments")
 

@@ -19,6 +19,7 @@ TINY = {
     "mcmc": ["warmup=50", "draws=20", "chains=2", "max_tree_depth=4"],
     "gibbs": ["warmup=20", "draws=20", "chains=2"],
     "laplace": ["draws=20"],
+    "cavi": ["restarts=1", "draws=20"],
 }
 SMALLER = {
     "digits": ["data.rows=60", "model.components=3"],
