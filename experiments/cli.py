@@ -156,6 +156,39 @@ def sweep_command(
     raise typer.Exit(0 if swept.ok else 1)
 
 
+@app.command("calibrate")
+@_plainly
+def calibrate_command(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config's name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE ...]", help="Such as data.rows=50 fits.svi=null."),
+    ] = None,
+    simulations: Annotated[int, typer.Option(min=2, help="Data sets to draw and fit.")] = 100,
+    draws: Annotated[int, typer.Option(min=1, help="Posterior draws that the truth is ranked among.")] = 100,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to; default results/<name>-calibration."),
+    ] = None,
+) -> None:
+    """Check that posteriors are calibrated: draw data from the model, fit them, rank the truth.
+
+    Simulations that are done are kept: the same command goes on, with --simulations to more of them. Exit
+    code 1 if a fit is not calibrated.
+    """
+    from triptych.experiments.display import Bars, show_calibration
+    from triptych.experiments.reading import read_experiment
+
+    experiment = read_experiment(config, overrides or ())
+    directory = output or Path("results") / f"{experiment.config.name}-calibration"
+    from triptych.experiments.calibration import calibrate_config
+
+    with Bars() as bars:
+        found = calibrate_config(experiment, directory, simulations=simulations, draws=draws, progress=bars)
+    show_calibration(found)
+    raise typer.Exit(0 if found.ok else 1)
+
+
 @app.command("report")
 @_plainly
 def report_command(directory: Directory) -> None:

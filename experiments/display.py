@@ -12,12 +12,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from triptych.experiments.calibration import Calibrated
 from triptych.experiments.registry import DATASETS, METHODS, MODELS, shipped_configs
 from triptych.experiments.run import Outcome
 from triptych.experiments.sweep import Sweep
 from triptych.experiments.verify import Verdict
 
-__all__ = ["Bars", "Cells", "show_choices", "show_outcome", "show_sweep", "show_verdict"]
+__all__ = ["Bars", "Cells", "show_calibration", "show_choices", "show_outcome", "show_sweep", "show_verdict"]
 
 
 def _console() -> Console:
@@ -142,6 +143,20 @@ def show_outcome(outcome: Outcome) -> None:
         console.print(f"Kept from the earlier run: {escape(', '.join(outcome.kept))}.")
     page = outcome.directory / "report.html"
     console.print(f"Report: {page}" if page.is_file() else f"Results: {outcome.directory}", soft_wrap=True)
+
+
+def show_calibration(found: Calibrated) -> None:
+    """Say which fits are calibrated, what fails and how, and where the page is."""
+    console = _console()
+    for line in found.trouble:
+        console.print(f"[red]Could not be calibrated:[/] {escape(line)}")
+    for name, calibration in found.fits.items():
+        for i, sentence in enumerate(calibration.sentences):
+            mark = "" if calibration.ok or i else "[red]✗[/] "
+            console.print(f"{mark}{escape(sentence if not i else f'  {sentence}')}", soft_wrap=True)
+        for finding in calibration.findings:
+            console.print(f"[yellow]{escape(name)}[/] {escape(f'[{finding.code}]')} {escape(finding.text)}")
+    console.print(f"Page: {found.directory / 'calibration.html'}", soft_wrap=True)
 
 
 def _times(manifest: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.balance_words import title
 from triptych.inference.calibration.compiled import Posterior
 from triptych.inference.calibration.generate import Generator, Simulated, fixed, generator
 from triptych.inference.calibration.quantities import elements_of
@@ -64,6 +65,7 @@ def calibrate(
     simulate: Callable[[jax.Array], tuple[Mapping[str, Any], tuple[Any, ...]]] | None = None,
     kept: Mapping[int, Simulation] | None = None,
     on_simulation: Callable[[Simulation], None] | None = None,
+    name: str | None = None,
     **kwargs: Any,
 ) -> Calibration:
     """Check that a method's posteriors are calibrated under a program's own prior.
@@ -86,6 +88,7 @@ def calibrate(
     simulate : key → (parameters, args), for a program that cannot be drawn from here (a `scan`).
     kept : simulations done before, by index; they are not done again.
     on_simulation : called with each new one.
+    name : what to call the method; its own name if left out.
 
     Returns
     -------
@@ -96,9 +99,9 @@ def calibrate(
     ------
     InputError : settings out of range; a program that cannot be drawn from, or whose prior follows the data.
     """
-    for name, value, least in (("simulations", simulations, 2), ("draws", draws, 1)):
+    for setting, value, least in (("simulations", simulations, 2), ("draws", draws, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+            raise InputError(f"`{setting}` is {value!r}: give a whole number, at least {least}.")
     program = model if model is not None else getattr(algorithm, "model", None)
     if program is None:
         raise InputError("A function that draws needs the program that it is of: give `model=`.")
@@ -112,8 +115,10 @@ def calibrate(
                 if on_simulation is not None:
                     on_simulation(found[index])
     records = [found[index] for index in range(simulations)]
-    name = getattr(algorithm, "method", None) or type(algorithm).__name__
-    return _conclude(name if hasattr(algorithm, "run") else "The sampler", draws, records)
+    if name is None:
+        own = getattr(algorithm, "method", None) or type(algorithm).__name__
+        name = str(own) if hasattr(algorithm, "run") else "The sampler"
+    return _conclude(name, draws, records)
 
 
 def _wide(call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -278,5 +283,4 @@ def _conclude(method: str, draws: int, records: list[Simulation]) -> Calibration
     ranks = {name: np.array([record.ranks[name] for record in ranked]) for name in names}
     seconds = Seconds(sum(record.compile for record in records), sum(record.run for record in records))
     counts = tuple(record.compilations for record in records)
-    titles = {"em": "EM", "svi": "SVI", "mcmc": "MCMC"}
-    return summarise(titles.get(method, method), draws, ranks, tuple(findings), seconds, counts)
+    return summarise(title(method), draws, ranks, tuple(findings), seconds, counts)

@@ -32,7 +32,7 @@ class Calibration:
     quantities : one row a quantity, indexed by its name: p_value of uniformity; ok, whether it is above
         0.05 / (number of quantities); asymmetry_p (VSBC); shift (posterior above the truth, in its own sds);
         width (how many times wider it should be); direction ("too high", "too low", "too narrow", "too wide",
-        "misshapen": the way it is wrong, if it is).
+        "misshapen"; empty where nothing is wrong).
     sentences : the verdict in words, the worst first.
     findings : what a reader must know of the simulations.
     seconds : compilation apart from the run, all simulations.
@@ -112,6 +112,7 @@ def summarise(
     table = pd.DataFrame.from_dict({n: v._asdict() for n, v in verdicts.items()}, orient="index")
     limit = LEVEL / max(len(table), 1)
     table.insert(1, "ok", table["p_value"] >= limit)
+    table.loc[table["ok"], "direction"] = ""
     count = len(next(iter(ranks.values())))
     words = _sentences(method, count, table, limit)
     return Calibration(method, draws, dict(ranks), table, words, findings, seconds, compilations)

@@ -23,6 +23,7 @@ from triptych.inference.em import EM, has_kernel
 from triptych.inference.em.derived import DerivedKernel
 from triptych.inference.em.mixture import MixtureKernel
 from triptych.inference.em.search import long_runs, short_runs
+from triptych.inference.gibbs.algorithm import INSTEAD, Gibbs, bound, conjugate_kernel, sample
 from triptych.inference.guide_problem import GAUSSIAN, Problem, optimiser_of
 from triptych.inference.guides import Resolved, is_point, resolve, whitening
 from triptych.inference.laplace import find_mode
@@ -167,6 +168,23 @@ def _mcmc(algorithm: MCMC, posterior: Posterior) -> Runner:
         )
         u = start.centre + start.scale * np.asarray(z)
         return Drawn(posterior.natural(u), bool(np.mean(diverging) <= 0.01))
+
+    return run
+
+
+@runner.register
+def _gibbs(algorithm: Gibbs, posterior: Posterior) -> Runner:
+    """Sweep from around EM's optimum, as `Gibbs.run` does."""
+    climber = EM(algorithm.model, draws=0)
+
+    def run(key: jax.Array, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Drawn:
+        key_start, key_run = jax.random.split(key)
+        kernel = conjugate_kernel("Gibbs", INSTEAD, algorithm.model, args, kwargs)
+        pivot, _ = _optimum(climber, key_start, climber.bind(*args, **kwargs))
+        mixture = isinstance(kernel, MixtureKernel)
+        states = sample(algorithm, bound(kernel), kernel.inward(pivot) if mixture else pivot, key_run, None)
+        samples = kernel.outward(states) if mixture else states
+        return Drawn({site: np.asarray(samples[site]) for site in posterior.space.sites}, True)
 
     return run
 
