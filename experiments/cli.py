@@ -201,6 +201,33 @@ def report_command(directory: Directory) -> None:
     typer.echo(f"Report: {write_report(directory)}")
 
 
+@app.command("compare")
+@_plainly
+def compare_command(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR [DIR ...]", help="Runs, such as results/g3 results/g4.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PAGE", help="Write a page too: page.html."),
+    ] = None,
+) -> None:
+    """Put several runs side by side: evidence, Bayes factors, predictions, verdicts.
+
+    Exit code 1 if they are of different data, which cannot be compared.
+    """
+    from triptych.experiments.beside import side_by_side
+    from triptych.experiments.display import show_beside
+
+    found = side_by_side(directories)
+    show_beside(found)
+    if output is not None:
+        from triptych.experiments.report.beside import write_page
+
+        typer.echo(f"Page: {write_page(found, output)}")
+    raise typer.Exit(0 if found.same_data else 1)
+
+
 @app.command("verify")
 @_plainly
 def verify_command(

@@ -12,13 +12,24 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from triptych.experiments.beside_table import beside_tables
 from triptych.experiments.calibration import Calibrated
+from triptych.experiments.candidates import Beside
 from triptych.experiments.registry import DATASETS, METHODS, MODELS, shipped_configs
 from triptych.experiments.run import Outcome
 from triptych.experiments.sweep import Sweep
 from triptych.experiments.verify import Verdict
 
-__all__ = ["Bars", "Cells", "show_calibration", "show_choices", "show_outcome", "show_sweep", "show_verdict"]
+__all__ = [
+    "Bars",
+    "Cells",
+    "show_beside",
+    "show_calibration",
+    "show_choices",
+    "show_outcome",
+    "show_sweep",
+    "show_verdict",
+]
 
 
 def _console() -> Console:
@@ -104,6 +115,12 @@ class Cells:
         took = "kept from the earlier sweep" if kept else f"{record['seconds']:.1f} s"
         said = f": {escape(record['message'])}" if record["message"] else ""
         self.console.print(f"{mark} {escape(label)}, {took}{said}", soft_wrap=True)
+
+
+def show_beside(found: Beside) -> None:
+    """Show runs side by side: the answer, the runs, and fit by fit what each is worth."""
+    for part in beside_tables(found):
+        _console().print(part, soft_wrap=isinstance(part, str))
 
 
 def show_sweep(swept: Sweep) -> None:
