@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from triptych.experiments.settings import (
     AscentSettings,
+    BatchAndMatchSettings,
     BayesianLinearRegressionSettings,
     BernoulliMixtureSettings,
     CAVISettings,
@@ -44,7 +45,14 @@ ModelSettings = Annotated[
     Discriminator(_which_model),
 ]
 FitSettings = Annotated[
-    EMSettings | AscentSettings | SVISettings | MCMCSettings | GibbsSettings | LaplaceSettings | CAVISettings,
+    EMSettings
+    | AscentSettings
+    | SVISettings
+    | MCMCSettings
+    | GibbsSettings
+    | LaplaceSettings
+    | CAVISettings
+    | BatchAndMatchSettings,
     Field(discriminator="method"),
 ]
 

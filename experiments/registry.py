@@ -81,6 +81,7 @@ METHODS: Mapping[str, Entry] = {
     "gibbs": Entry(s.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
     "laplace": Entry(s.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
     "cavi": Entry(s.CAVISettings, "triptych.inference.cavi", "CAVI"),
+    "batch_and_match": Entry(s.BatchAndMatchSettings, "triptych.inference.batch_and_match", "BatchAndMatch"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

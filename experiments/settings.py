@@ -11,6 +11,7 @@ from triptych.experiments.refusal import nearest
 
 __all__ = [
     "AscentSettings",
+    "BatchAndMatchSettings",
     "BayesianLinearRegressionSettings",
     "BernoulliMixtureSettings",
     "CAVISettings",
@@ -79,6 +80,8 @@ class DataSettings(Settings):
     """Binarise: 1 where a value equals this, else 0."""
     standardize: bool = False
     """Centre each column to mean 0 and scale it to standard deviation 1 (the target is left as it is)."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = None
+    """Rows kept from the fits, to be predicted: a share of them, or how many; drawn with the seed."""
 
 
 class GaussianMixtureSettings(Settings):
@@ -329,3 +332,17 @@ class CAVISettings(Settings):
     """How the way to the optimum is shortened ("none": the textbook's iterates)."""
     draws: PositiveInt = 1000
     """Draws from q."""
+
+
+class BatchAndMatchSettings(Settings):
+    """Batch-and-match: a full-rank Gaussian whose score matches the posterior's."""
+
+    method: Literal["batch_and_match"]
+    steps: Annotated[int, Field(ge=20)] = 1000
+    """Most steps."""
+    batch: Annotated[int, Field(ge=2)] | None = None
+    """Gradients a step; twice the coordinates, from 8 to 64, if left out."""
+    tol: PositiveFloat = 0.001
+    """Nats a coordinate between two quarters of the run, below which it has settled."""
+    draws: PositiveInt = 1000
+    """Draws from the Gaussian."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from triptych import experiments as experiments
     from triptych import inference as inference
     from triptych import models as models
+    from triptych.inference.batch_and_match import BatchAndMatch
     from triptych.inference.calibration import Calibration, calibrate
     from triptych.inference.cavi import CAVI
     from triptych.inference.compare import Comparison, compare
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from triptych.inference.laplace_method import Laplace
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
+    from triptych.inference.rows import Rows, rows
     from triptych.inference.status import Status
     from triptych.inference.storage import load
     from triptych.inference.svi import SVI
@@ -43,6 +45,7 @@ __all__ = [
     "MCMC",
     "SVI",
     "Ascent",
+    "BatchAndMatch",
     "BayesianLinearRegression",
     "BernoulliMixture",
     "Calibration",
@@ -53,6 +56,7 @@ __all__ = [
     "InferenceWarning",
     "InputError",
     "Laplace",
+    "Rows",
     "Status",
     "__version__",
     "calibrate",
@@ -60,6 +64,7 @@ __all__ = [
     "impute",
     "load",
     "marginal",
+    "rows",
     "simulate",
 ]
 
@@ -77,15 +82,18 @@ _HOME = {
     "Gibbs": "triptych.inference.gibbs",
     "InferenceWarning": "triptych.models",
     "InputError": "triptych.models",
+    "Rows": "triptych.inference.rows",
     "Status": "triptych.inference.status",
     "calibrate": "triptych.inference.calibration",
     "compare": "triptych.inference.compare",
     "impute": "triptych.inference.imputation",
     "load": "triptych.inference.storage",
     "marginal": "triptych.inference.marginal",
+    "rows": "triptych.inference.rows",
     "simulate": "triptych.models",
     "Laplace": "triptych.inference.laplace_method",
     "CAVI": "triptych.inference.cavi",
+    "BatchAndMatch": "triptych.inference.batch_and_match",
 }
 _FOLDERS = ("models", "inference", "experiments")
 

@@ -20,6 +20,7 @@ TINY = {
     "gibbs": ["warmup=20", "draws=20", "chains=2"],
     "laplace": ["draws=20"],
     "cavi": ["restarts=1", "draws=20"],
+    "batch_and_match": ["steps=20", "draws=20"],
 }
 SMALLER = {
     "digits": ["data.rows=60", "model.components=3"],
