@@ -42,6 +42,7 @@ class Data:
     sha256 : of the file; of the arrays where they are simulated.
     arrays_sha256 : of what the program is called with.
     truth : site → value, for simulated data: the parameters and latents that made them.
+    held_out : as `args`, for the rows that are kept from the fits; labels are not.
     """
 
     args: tuple[np.ndarray, ...]
@@ -52,6 +53,7 @@ class Data:
     sha256: str
     arrays_sha256: str
     truth: Mapping[str, np.ndarray] | None = None
+    held_out: tuple[np.ndarray, ...] | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -99,11 +101,15 @@ def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
         counts = _counts(table, settings, source)
         x = np.repeat(x, counts, axis=0)
         target, labels = (None if each is None else np.repeat(each, counts) for each in (target, labels))
-    x = _transformed(x, columns, settings).astype(config.precision)
-    args = (x,) if target is None or not takes_answer else (x, target.astype(config.precision))
-    args = args if labels is None else (x, labels)
+    fitted, held = _split(config, len(x))
+    x = _transformed(x, columns, settings, fitted).astype(config.precision)
+    whole = (x,) if target is None or not takes_answer else (x, target.astype(config.precision))
+    args = whole if labels is None else (x, labels)
+    args = tuple(array[fitted] for array in args)
+    target = None if target is None else target[fitted]
     return Data(
         args=args,
+        held_out=None if held is None else tuple(array[held] for array in whole),
         columns=tuple(columns),
         target=target,
         target_name=target_name,
@@ -193,18 +199,33 @@ def _counts(table: Table, settings: DataSettings, source: str) -> np.ndarray:
     return counts.astype(int)
 
 
-def _transformed(x: np.ndarray, columns: list[str], settings: DataSettings) -> np.ndarray:
-    """Apply the transforms that the config declares, in their stated order."""
+def _split(config: Config, rows: int) -> tuple[Any, np.ndarray | None]:
+    """Choose the rows that are kept from the fits: (rows to fit, held-out rows), in their order."""
+    wanted = config.data.holdout
+    if wanted is None:
+        return slice(None), None
+    count = max(1, round(wanted * rows)) if wanted < 1 else int(wanted)
+    if count >= rows:
+        refuse(f"data.holdout: {count} of {rows} rows leaves none to fit; hold fewer out.")
+    # NumPy's own stream: the split must not depend on JAX's version.
+    chosen = np.random.default_rng([config.seed, zlib.crc32(b"holdout")]).permutation(rows)
+    return np.sort(chosen[count:]), np.sort(chosen[:count])
+
+
+def _transformed(
+    x: np.ndarray, columns: list[str], settings: DataSettings, fitted: Any = slice(None)
+) -> np.ndarray:
+    """Apply the transforms that the config declares, in their stated order, by the rows that are fitted."""
     if settings.threshold is not None:
         x = np.where(np.isnan(x), np.nan, x > settings.threshold)
     if settings.equals is not None:
         x = np.where(np.isnan(x), np.nan, x == settings.equals)
     if settings.standardize:
-        spread = np.nanstd(x, axis=0)
+        spread = np.nanstd(x[fitted], axis=0)
         if not np.all(spread > 0):
             flat = columns[int(np.argmin(spread))]
             refuse(f"data.standardize: column {flat!r} is constant; leave it out of data.columns.")
-        x = (x - np.nanmean(x, axis=0)) / spread
+        x = (x - np.nanmean(x[fitted], axis=0)) / spread
     return x
 
 
@@ -241,8 +262,11 @@ def _simulated(config: Config, wanted: Simulation, program: Callable[..., Any]) 
         refuse(f"data.simulate: the program, called with {sizes}, raises {type(error).__name__}: {said}.")
     args = tuple(np.asarray(array).astype(config.precision) for array in arrays)
     width = args[0].shape[1] if args[0].ndim > 1 else 1
+    fitted, held = _split(config, len(args[0]))
+    whole, args = args, tuple(array[fitted] for array in args) if held is not None else args
     return Data(
         args=args,
+        held_out=None if held is None else tuple(array[held] for array in whole),
         columns=tuple(f"x{d}" for d in range(width)),
         target=args[1] if len(args) > 1 else None,
         target_name="y" if len(args) > 1 else None,

@@ -117,6 +117,10 @@ def _validate(model: Callable[..., Any], data: Data) -> None:
         from triptych.inference.program import describe
 
         describe(model, *data.args)
+    if data.held_out is not None:
+        from triptych.inference.heldout import check_rows
+
+        check_rows(model, data.args, data.held_out)
 
 
 def run(
@@ -178,7 +182,7 @@ def run(
         for name, entry in manifest["fits"].items()
         if entry["status"] == "failed"
     ]
-    comparison = _compare(fits, manifest, directory, trouble)
+    comparison = _compare(fits, manifest, directory, trouble, prepared.data)
     manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
     manifest["seconds"]["total"] = time.perf_counter() - started
     write_json(directory / FILE, manifest)
@@ -277,7 +281,9 @@ def _run_fit(
     return fit
 
 
-def _compare(fits: Mapping[str, Any], manifest: dict[str, Any], directory: Path, trouble: list[str]) -> Any:
+def _compare(
+    fits: Mapping[str, Any], manifest: dict[str, Any], directory: Path, trouble: list[str], data: Data
+) -> Any:
     """Compare the fits that are there and write the comparison."""
     if not fits:
         return None
@@ -286,7 +292,7 @@ def _compare(fits: Mapping[str, Any], manifest: dict[str, Any], directory: Path,
     if manifest["reference"] not in fits:
         manifest["reference"] = default_reference(dict(fits))
     try:
-        comparison = compare(dict(fits), reference=manifest["reference"])
+        comparison = compare(dict(fits), reference=manifest["reference"], held_out=data.held_out)
         write_text(directory / "comparison.json", comparison.to_json() + "\n")
     except Exception as error:  # the fits are there all the same
         trouble.append(f"comparison: {type(error).__name__}: {' '.join(str(error).split())}")

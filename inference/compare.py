@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from triptych.inference import terminal
 from triptych.inference.balance import COLUMNS, routes
 from triptych.inference.distances import distances, elements, noise_floor
 from triptych.inference.fit import Fit
+from triptych.inference.heldout import held_out_rows, held_out_words
 from triptych.inference.method_rows import method_rows
 from triptych.inference.posterior import draws
 from triptych.inference.relabel import groups_of, to_reference
@@ -42,7 +43,9 @@ class Comparison:
         PSIS-LOO with elpd_se, elpd_diff from the reference, elpd_diff_se, bad_k (rows with too large a
         Pareto k); c2st, the accuracy of a classifier that tells the draws from the reference's, and
         c2st_floor, that between its halves; r_hat (worst), ess (smallest); k_hat, and k_limit, what so many
-        weights let it be; compile and run (seconds).
+        weights let it be; compile and run (seconds). Where rows were held out: held_out, their log
+        predictive density, with held_out_se (over rows) and held_out_error (Monte Carlo), held_out_diff from
+        the reference with held_out_diff_se, and held_out_plug_in at the point estimate.
     evidence : one row a way to log p(x): fit ("exact" for a closed form), how, log_evidence, standard_error,
         k_hat; the first is the best, against which every KL is taken.
     sentences : the verdict in words, worst first.
@@ -81,7 +84,9 @@ class Comparison:
         return terminal.as_tables(self)
 
 
-def compare(fits: Mapping[str, Fit], reference: str = "mcmc") -> Comparison:
+def compare(
+    fits: Mapping[str, Fit], reference: str = "mcmc", *, held_out: Sequence[Any] | None = None
+) -> Comparison:
     """Put fits of one model to one data set side by side.
 
     Labels of exchangeable components are aligned to the reference's, one permutation a fit, by assignment on
@@ -91,6 +96,7 @@ def compare(fits: Mapping[str, Fit], reference: str = "mcmc") -> Comparison:
     ----------
     fits : name → fit.
     reference : the name of the fit to measure the others against.
+    held_out : what the program is called with for rows that no fit was given; the fits predict them.
 
     Raises
     ------
@@ -114,11 +120,17 @@ def compare(fits: Mapping[str, Fit], reference: str = "mcmc") -> Comparison:
     parameters = _parameter_rows(aligned, reference)
     ways = routes(aligned, reference)
     methods = method_rows(aligned, reference, ways)
+    if held_out is not None:
+        predicted = held_out_rows(aligned, reference, held_out)
+        methods = {name: row | predicted[name] for name, row in methods.items()}
+        notes_of_rows = held_out_words(predicted, reference, len(held_out[0]))
+    else:
+        notes_of_rows = []
     return Comparison(
         reference=reference,
         parameters=pd.DataFrame(parameters),
         methods=pd.DataFrame.from_dict(methods, orient="index"),
-        sentences=(*sentences(aligned, reference, parameters, methods, ways), *notes),
+        sentences=(*sentences(aligned, reference, parameters, methods, ways), *notes_of_rows, *notes),
         alignment=tuple(notes),
         fits=aligned,
         evidence=pd.DataFrame(ways, columns=list(COLUMNS)),

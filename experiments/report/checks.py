@@ -23,6 +23,8 @@ MEANINGS = {
     "elpd (LOO)": "elpd is how well the fit predicts a row that it has not seen, in nats (PSIS-LOO); the "
     "difference is from the reference, its error over the same rows. Rows with too large a Pareto k would "
     "have to be left out and refitted to be sure.",
+    "held out": "held out is how well the fit predicts the rows that no fit was given, Σ log E p(x_n | θ) in "
+    "nats, with its error over the rows; the difference is from the reference, row by row.",
     "told apart": "A classifier tells the fit's draws from the reference's so often; beside it, two halves "
     "of the reference from each other.",
 }
@@ -58,6 +60,8 @@ def _row(fit: Fit, row: Any) -> dict[str, str]:
         "elpd (LOO)": _pm(row, "elpd"),
         "difference": _pm(row, "elpd_diff") if not missing(row.get("elpd_diff_se")) else "–",
         "rows with large k": fixed(row.get("bad_k"), 0),
+        "held out": _pm(row, "held_out"),
+        "held out, difference": _pm(row, "held_out_diff") if row.get("held_out_diff_se") else "–",
         "told apart": _beside(_percent(row.get("c2st")), row.get("c2st_floor"), "halves", percent=True),
     }
 

@@ -91,7 +91,8 @@ def gather(directory: Path, comparison: Comparison | None = None) -> Run:
         # What there is to warn of was said by the run and is on the page.
         warnings.simplefilter("ignore", InferenceWarning)
         if comparison is None and saved:
-            comparison = compare(saved, reference=reference)
+            held_out = None if data is None else data.held_out
+            comparison = compare(saved, reference=reference, held_out=held_out)
         fits = dict(comparison.fits) if comparison is not None else {}
         args = _arguments(fits, data)
         responsibilities = _responsibilities(fits, args)

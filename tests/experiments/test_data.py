@@ -213,3 +213,22 @@ def test_labels_are_numbers_or_names_and_blank_where_unknown(tmp_path: Path) -> 
             from_file(csv(tmp_path, text), "data.labels=kind", *overrides)
     with pytest.raises(InputError, match="only a gaussian_mixture takes labels"):
         data_of("carcinoma", "data.labels=V1")
+
+
+def test_rows_are_held_out_by_the_seed_and_scaled_by_the_others() -> None:
+    data = data_of("diabetes", "data.holdout=0.2")
+    X, y = data.args
+    held_X, held_y = data.held_out  # type: ignore[misc]
+    assert X.shape == (354, 10)
+    assert held_X.shape == (88, 10)
+    assert held_y.shape == (88,)
+    np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(X.std(axis=0), 1)
+    everything = data_of("diabetes", "data.standardize=false")
+    together = np.sort(np.concatenate([y, held_y]))
+    np.testing.assert_array_equal(together, np.sort(everything.args[1]))
+    assert len(data_of("diabetes", "data.holdout=7").held_out[0]) == 7  # type: ignore[index]
+    other = data_of("diabetes", "data.holdout=0.2", "seed=9")
+    assert not np.array_equal(other.held_out[1], held_y)  # type: ignore[index]
+    with pytest.raises(InputError, match="leaves none to fit"):
+        data_of("diabetes", "data.holdout=442")
