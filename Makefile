@@ -9,14 +9,16 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow coverage lint format gallery clean
+.PHONY: help demo test test-slow coverage lint format gallery picture configs clean
 
 help:
 	@echo "make demo        fit Old Faithful by EM, SVI and MCMC and write the report"
 	@echo "make test        the fast tests          make test-slow   the long statistical ones"
 	@echo "make coverage    the fast tests, with statement and branch coverage"
 	@echo "make lint        ruff and pyright        make format      let ruff mend what it can"
-	@echo "make gallery     run every shipped config, into results/"
+	@echo "make gallery     run five configs and keep their pages in docs/gallery"
+	@echo "make picture     take the README's picture again, from the gallery"
+	@echo "make configs     run every shipped config, into results/"
 	@echo "make clean       remove what was built (not the results)"
 
 # pip itself is pinned first: the one inside a new environment may be too old to know dependency groups.
@@ -60,6 +62,12 @@ format: $(VENV)/.develop
 	$(BIN)/ruff format
 
 gallery: $(VENV)/.run
+	$(BIN)/python docs/gallery.py
+
+picture: $(VENV)/.run
+	$(BIN)/python docs/gallery.py --picture
+
+configs: $(VENV)/.run
 	@for config in experiments/configs/*.yaml; do $(BIN)/triptych run $$config || exit 1; done
 
 clean:

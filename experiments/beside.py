@@ -19,6 +19,8 @@ from triptych.experiments.weighing import against
 
 __all__ = ["side_by_side"]
 
+MOST_SETTINGS = 6  # of the fits, that are shown
+
 
 def side_by_side(directories: Sequence[Path]) -> Beside:
     """Read finished runs and put them side by side.
@@ -91,10 +93,14 @@ def _labels(directories: Sequence[Path]) -> list[str]:
 
 
 def _differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Give, for each config, the settings in which they are not all the same."""
+    """Give, for each config, the settings in which they are not all the same.
+
+    Those of the fits only where model, data and seed are the same: they are many, and say less.
+    """
     flat = [dict(_flat(config)) for config in configs]
     keys = dict.fromkeys(key for one in flat for key in one)
-    chosen = [key for key in keys if key != "name" and len({one.get(key) for one in flat}) > 1]
+    differing = [key for key in keys if key != "name" and len({one.get(key) for one in flat}) > 1]
+    chosen = [key for key in differing if not key.startswith("fits.")] or differing[:MOST_SETTINGS]
     return [{key: one.get(key, "–") for key in chosen} for one in flat]
 
 

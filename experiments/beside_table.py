@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from triptych.experiments.candidates import Beside
+from triptych.experiments.candidates import Beside, Candidate
 from triptych.inference.verdict import title
 
 __all__ = ["beside_tables"]
@@ -17,14 +17,18 @@ def beside_tables(found: Beside) -> list[str | Table]:
     said = [f"[{look}]{escape(found.first)}[/]", *(f"• {escape(note)}" for note in found.notes)]
     keys = list(dict.fromkeys(key for one in found.candidates for key in one.settings))
     runs = Table(title="Runs, the best first (nats)", title_justify="left")
-    for head in ("run", *keys, "log p(x)", "log10 Bayes factor", "verdict"):
+    for head in ("run", *keys, "log p(x)", "log10 Bayes factor", "by"):
         runs.add_column(escape(head), justify="right" if head == "log p(x)" else "left", overflow="fold")
     for one in found.candidates:
         settings = [escape(one.settings[key]) for key in keys]
-        trouble = f"[red]not to be relied on: {escape(one.trouble)}[/] " if one.trouble else ""
         nats = number(one.log_evidence, one.error, 2)
-        runs.add_row(escape(one.run), *settings, nats, factor(one.factor), trouble + escape(one.verdict))
-    return [*said, runs, _fits(found)]
+        runs.add_row(escape(one.run), *settings, nats, factor(one.factor), escape(one.how))
+    return [*said, runs, _fits(found), *map(_verdict, found.candidates)]
+
+
+def _verdict(one: Candidate) -> str:
+    trouble = f"[red]not to be relied on ({escape(one.trouble)})[/]. " if one.trouble else ""
+    return f"{escape(one.run)}: {trouble}{escape(one.verdict)}"
 
 
 def _fits(found: Beside) -> Table:

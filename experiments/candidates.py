@@ -76,7 +76,10 @@ class Beside:
             return "There is no second log p(x) to weigh the first against."
         best, second = found[:2]
         words = second.factor.words  # type: ignore[union-attr]
-        sure = "" if not best.trouble else f" But {best.run} is not to be relied on: {best.trouble}."
+        doubts = [
+            f"{one.run} is not to be relied on ({one.trouble})" for one in (best, second) if one.trouble
+        ]
+        sure = f" But {', '.join(doubts)}." if doubts else ""
         if words.startswith("not worth"):
             text = (
                 f"{best.run} and {second.run} explain the data about equally well: the difference is {words}."

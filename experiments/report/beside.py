@@ -13,7 +13,7 @@ from triptych.experiments.candidates import Beside, Row
 from triptych.experiments.refusal import refuse
 from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import INK, MUTED, pens
-from triptych.experiments.report.numbers import fixed, missing
+from triptych.experiments.report.numbers import bound, fixed, missing
 from triptych.experiments.report.page import HERE, marked
 from triptych.experiments.report.parts import Pens
 from triptych.experiments.store import write_text
@@ -98,8 +98,8 @@ def _pm(value: float | None, error: float | None, places: int | None = None) -> 
     if value is None or missing(value):
         return "–"
     if places is None or missing(error):
-        return with_error(value, float("nan") if error is None else error).replace("-", "−")
-    return f"{fixed(value, places)} ± {fixed(error, places)}"
+        return bound(with_error(value, float("nan") if error is None else error).replace("-", "−"))
+    return bound(f"{fixed(value, places)} ± {fixed(error, places)}")
 
 
 def factor(found: BayesFactor | None) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import INK, MUTED
 from triptych.experiments.report.gather import Run
-from triptych.experiments.report.numbers import fixed, missing, number
+from triptych.experiments.report.numbers import bound, fixed, missing, number
 from triptych.experiments.report.parts import Pens, Picture, Section, Table
 from triptych.experiments.report.staircase import staircase
 from triptych.inference.balance import EXACT
@@ -62,7 +62,8 @@ def _pm(row: Any, key: str) -> str:
     if missing(row.get(key)):
         return "–"
     error = row.get(f"{key}_error")
-    return with_error(float(row[key]), float("nan") if missing(error) else float(error)).replace("-", "−")
+    text = with_error(float(row[key]), float("nan") if missing(error) else float(error))
+    return bound(text.replace("-", "−"))
 
 
 def _routes(run: Run) -> Table | None:
@@ -72,7 +73,7 @@ def _routes(run: Run) -> Table | None:
         (
             str(way["fit"]),
             str(way["how"]),
-            with_error(way["log_evidence"], way["standard_error"]).replace("-", "−"),
+            bound(with_error(way["log_evidence"], way["standard_error"]).replace("-", "−")),
             number(way["k_hat"], 2),
         )
         for way in run.comparison.evidence.to_dict("records")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triptych.experiments.report.gather import Run
+from triptych.experiments.report.numbers import bound
 from triptych.inference.balance_words import misses
 from triptych.inference.verdict import title
 
@@ -55,10 +56,10 @@ def verdict(run: Run) -> Verdict:
     texts = [fit.status.value for fit in run.fits.values() if not fit.status.ok]
     texts += [finding.text for fit in run.fits.values() if not fit.status.ok for finding in fit.findings]
     texts += [alert.text for alert in alerts]
-    sentences = [_bound(text) for text in said if not any(known and known in text for known in texts)]
+    sentences = [bound(text) for text in said if not any(known and known in text for known in texts)]
     if troubles:
         loud = f"Not to be relied on as it stands: {'; '.join(troubles)}."
-        return Verdict(_bound(loud), True, tuple(alerts), tuple(sentences))
+        return Verdict(bound(loud), True, tuple(alerts), tuple(sentences))
     if not sentences:
         return Verdict("", False, (), ())
     return Verdict(sentences[0], False, (), tuple(sentences[1:]))
@@ -84,8 +85,3 @@ def _astray(run: Run, name: str) -> tuple[str, str] | None:
     if not known:
         return None
     return known[0].split(" misses part", 1)[0], known[0]
-
-
-def _bound(text: str) -> str:
-    """Keep a percent sign on the line of its number."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")

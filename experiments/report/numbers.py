@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["decimals", "fixed", "missing", "number", "seconds"]
+__all__ = ["bound", "decimals", "fixed", "missing", "number", "seconds"]
 
 
 def missing(value: Any) -> bool:
@@ -55,3 +55,8 @@ def seconds(value: Any) -> str:
     if value < 0.095:
         return f"{value * 1000:.0f} ms" if value >= 0.0005 else "< 1 ms"
     return f"{value:.1f} s" if value < 99.5 else f"{value / 60:.1f} min"
+
+
+def bound(text: str) -> str:
+    """Keep a number and its error, or its percent sign, on one line."""
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")

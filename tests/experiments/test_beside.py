@@ -123,7 +123,7 @@ def test_the_command_shows_a_table_and_says_what_not_to_rely_on(run: Callable[..
     bad = run("k3", -90.0, ok=False, status="not_mixed")
     done = CliRunner().invoke(app, ["compare", str(run("k2", -100.0)), str(bad)])
     assert done.exit_code == 0, done.output
-    assert "But k3 is not to be relied on: mcmc not mixed." in done.output
+    assert "But k3 is not to be relied on (mcmc not mixed)." in done.output
     assert "very strong" in done.output
     assert "model.components" in done.output
 
