@@ -87,7 +87,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(running, "algorithm", lambda settings, model: Fake(bench, settings, model))
 
     class Comparison:
-        def __init__(self, fits: dict[str, Fit], reference: str) -> None:
+        def __init__(self, fits: dict[str, Fit], reference: str, held_out: Any = None) -> None:
+            del held_out
             seconds = {"compile": time.perf_counter(), "run": time.perf_counter()}
             self.content = {"reference": reference, "fits": sorted(fits), "methods": [seconds]}
 
