@@ -38,7 +38,7 @@ def loo(data: xr.DataTree) -> Loo | None:
 
     The draws are taken as they are: what is judged is the fit's own posterior, Laplace's or the guide's too.
     Vehtari, Gelman & Gabry (2017), Statistics and Computing 27. `None` where there is no pointwise
-    log-likelihood, draws are few, or the rows are too many.
+    log-likelihood, draws are few or stuck, or the rows are too many.
     """
     import arviz_stats
 
@@ -60,12 +60,16 @@ def loo(data: xr.DataTree) -> Loo | None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a large Pareto k: counted in `bad`
+        warnings.simplefilter("ignore", RuntimeWarning)  # draws that repeat, of a chain that is stuck
         # Independent draws of one chain have no autocorrelation to allow for.
-        found: Any = arviz_stats.loo(tree, pointwise=True, reff=1.0 if chains == 1 else None)
+        try:
+            found: Any = arviz_stats.loo(tree, pointwise=True, reff=1.0 if chains == 1 else None)
+        except ValueError:  # the tail of a row's weights is one draw, again and again: the chains are stuck
+            return None
     terms, k = np.asarray(found.elpd_i, float).ravel(), np.asarray(found.pareto_k, float).ravel()
     limit = min(1 - 1 / np.log10(table.shape[0] * table.shape[1]), 0.7)
     se = float(np.sqrt(len(terms) * np.var(terms)))
-    return Loo(float(np.sum(terms)), se, float(found.p), int(np.sum(k > limit)), terms)
+    return Loo(float(np.sum(terms)), se, float(found.p), int(np.sum(~(k <= limit))), terms)
 
 
 def difference(first: Loo, second: Loo) -> tuple[float, float]:
