@@ -24,6 +24,7 @@ from triptych.experiments.report.journey import way_there
 from triptych.experiments.report.missing import missing_cells
 from triptych.experiments.report.numbers import fixed, seconds
 from triptych.experiments.report.panels import coefficients, most_shown, parameter_names, three_panels
+from triptych.experiments.report.predictive import data_again
 from triptych.experiments.report.steps import steps_taken
 from triptych.experiments.report.tables import fits_table, parameters_table
 from triptych.experiments.store import write_text
@@ -43,6 +44,7 @@ SECTIONS = (
     coefficients,
     states,
     membership,
+    data_again,
     evidence,
     diagnostics,
     way_there,

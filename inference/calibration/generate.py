@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.primitives import Messenger
 
 from triptych.inference.arguments import checked, with_arrays
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import observed
+from triptych.inference.replicate import Redrawn
 from triptych.inference.survey import feasible
 from triptych.models.distributions import Flat
 from triptych.models.errors import InputError
@@ -32,14 +32,6 @@ class Simulated(NamedTuple):
 
 
 Generator = Callable[[jax.Array], Simulated]
-
-
-class _Drawn(Messenger):
-    """Let what a program conditions on be drawn."""
-
-    def process_message(self, msg: Any) -> None:
-        if msg["type"] == "sample" and msg["is_observed"] and not isinstance(msg["fn"], dist.Unit):
-            msg["is_observed"], msg["value"] = False, None
 
 
 def fixed(
@@ -82,7 +74,7 @@ def generator(
 
     @jax.jit
     def draw(key: jax.Array, *arrays: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        with handlers.trace() as trace, handlers.seed(rng_seed=key), _Drawn():
+        with handlers.trace() as trace, handlers.seed(rng_seed=key), Redrawn():
             program(*arrays)
         return {n: trace[n]["value"] for n in names}, {n: trace[n]["value"] for n in places}
 

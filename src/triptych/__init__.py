@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from triptych.inference.laplace_method import Laplace
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
+    from triptych.inference.replicate import predict, with_predictions
     from triptych.inference.rows import Rows, rows
     from triptych.inference.status import Status
     from triptych.inference.storage import load
@@ -64,8 +65,10 @@ __all__ = [
     "impute",
     "load",
     "marginal",
+    "predict",
     "rows",
     "simulate",
+    "with_predictions",
 ]
 
 _HOME = {
@@ -89,8 +92,10 @@ _HOME = {
     "impute": "triptych.inference.imputation",
     "load": "triptych.inference.storage",
     "marginal": "triptych.inference.marginal",
+    "predict": "triptych.inference.replicate",
     "rows": "triptych.inference.rows",
     "simulate": "triptych.models",
+    "with_predictions": "triptych.inference.replicate",
     "Laplace": "triptych.inference.laplace_method",
     "CAVI": "triptych.inference.cavi",
     "BatchAndMatch": "triptych.inference.batch_and_match",
