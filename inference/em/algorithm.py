@@ -20,8 +20,10 @@ from triptych.inference.em.loop import Problem
 from triptych.inference.em.monte_carlo import MonteCarlo
 from triptych.inference.em.search import Progress, long_runs, point_of, short_runs
 from triptych.inference.em.stochastic_fit import stochastic_fit
+from triptych.inference.em.streamed_kernel import StreamedKernel, stream
 from triptych.inference.fit import Fit
 from triptych.inference.precision import double_precision
+from triptych.inference.rows import Rows
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
 
@@ -117,6 +119,8 @@ class EM:
             chosen = (self.latents, self.e_step, self.m_step)
             call = Call(args, kwargs, weight, self.objective, self.update, *chosen)
             by_hand = chosen == (None, "exact", "auto")
+            if args and isinstance(args[0], Rows):
+                return stream(self.model, call)
             return bind(self.model, call) if by_hand else derive(self.model, call)
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -135,7 +139,11 @@ class EM:
         """Take one EM step: θ → θ', with the objective at θ."""
         kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
         with double_precision():
-            following, objective = _one_step(kernel.problem, kernel.inward(state.parameters))
+            point = kernel.inward(state.parameters)
+            if isinstance(kernel, StreamedKernel):
+                following, objective, _ = kernel.problem.step(point)
+            else:
+                following, objective = _one_step(kernel.problem, point)
             return EMState(kernel.outward(following)), EMInfo(float(objective))
 
     def run(
@@ -152,7 +160,7 @@ class EM:
         Parameters
         ----------
         key : random key.
-        *args, **kwargs : what the program is called with.
+        *args, **kwargs : what the program is called with; a mixture takes `triptych.rows(...)` too.
         sample_weight : (N,) how many rows each row counts for.
         parameters : site → start; then there is this one start.
         progress : called with (steps done, steps at most, best objective).

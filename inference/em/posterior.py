@@ -14,7 +14,8 @@ from triptych.inference.fit import Evidence
 from triptych.inference.importance import of_laplace
 from triptych.inference.laplace import GaussianApproximation, laplace
 from triptych.inference.marginal import marginal
-from triptych.inference.posterior import assemble, batch_size
+from triptych.inference.posterior import assemble, batch_size, build
+from triptych.inference.rows import Rows
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, labels_of
 
@@ -44,6 +45,12 @@ def laplace_posterior(
     m = marginal(kernel.model)
     size = sum(np.size(value) for value in parameters.values())
     point = {site: np.asarray(value)[None, None] for site, value in parameters.items()}
+    if args and isinstance(args[0], Rows):
+        text = (
+            "The rows are read in blocks: the posterior holds the optimum alone, without standard errors and "
+            "pointwise log-likelihoods. Fit rows in memory for them."
+        )
+        return build(point), Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
     if em.draws == 0 or not getattr(kernel, "has_posterior", True):
         tree, findings = assemble(m, point, args, kwargs)
         return tree, Evidence(), findings

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triptych.inference.batch_and_match import BatchAndMatch
     from triptych.inference.calibration import Calibration, calibrate
     from triptych.inference.cavi import CAVI
+    from triptych.inference.chees import ChEES
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM, Ascent
     from triptych.inference.fit import Fit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from triptych.inference.laplace_method import Laplace
     from triptych.inference.marginal import marginal
     from triptych.inference.mcmc import MCMC
+    from triptych.inference.pathfinder import Pathfinder
     from triptych.inference.replicate import predict, with_predictions
     from triptych.inference.rows import Rows, rows
     from triptych.inference.status import Status
@@ -50,6 +52,7 @@ __all__ = [
     "BayesianLinearRegression",
     "BernoulliMixture",
     "Calibration",
+    "ChEES",
     "Comparison",
     "Fit",
     "GaussianMixture",
@@ -57,6 +60,7 @@ __all__ = [
     "InferenceWarning",
     "InputError",
     "Laplace",
+    "Pathfinder",
     "Rows",
     "Status",
     "__version__",
@@ -99,6 +103,8 @@ _HOME = {
     "Laplace": "triptych.inference.laplace_method",
     "CAVI": "triptych.inference.cavi",
     "BatchAndMatch": "triptych.inference.batch_and_match",
+    "Pathfinder": "triptych.inference.pathfinder",
+    "ChEES": "triptych.inference.chees",
 }
 _FOLDERS = ("models", "inference", "experiments")
 
