@@ -72,7 +72,7 @@ class Chart {
     this.all = element("button", "all", box, "See all");
     this.all.type = "button";
     this.all.hidden = true;
-    this.all.addEventListener("click", () => this.zoom(null));
+    this.all.addEventListener("click", () => this.zoom(this.isHome() ? this.whole : null));
     this.listen();
     this.show(spec);
     new ResizeObserver(() => this.box.clientWidth !== this.width && this.draw()).observe(box);
@@ -82,8 +82,13 @@ class Chart {
     this.spec = spec;
     this.lines = spec.lines.filter((line) => line.x.length);
     const ends = this.lines.flatMap((line) => [line.x[0], line.x[line.x.length - 1]]);
-    this.whole = spec.window || [Math.min(...ends), Math.max(...ends)];
-    if (!(this.whole[1] > this.whole[0])) this.whole = [this.whole[0] - 0.5, this.whole[0] + 0.5];
+    const extent = [Math.min(...ends), Math.max(...ends)];
+    if (!(extent[1] > extent[0])) extent[1] = (extent[0] -= 0.5) + 1;
+    // A window may leave a whole line out, which can then be looked for; it starts where most of them are.
+    this.home = spec.window || extent;
+    const peaks = this.lines.map((line) => line.x[line.y.indexOf(Math.max(...line.y))]);
+    const astray = peaks.some((x) => x < this.home[0] || x > this.home[1]);
+    this.whole = astray ? [Math.min(extent[0], this.home[0]), Math.max(extent[1], this.home[1])] : this.home;
     this.grid = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
     this.legend.replaceChildren();
     for (const line of this.lines.filter((line) => line.name && !line.quiet && !line.ghost))
@@ -93,11 +98,16 @@ class Chart {
     this.zoom(null);
   }
 
+  isHome() {
+    return this.view[0] === this.home[0] && this.view[1] === this.home[1];
+  }
+
   zoom(view) {
     const [low, high] = this.whole, least = (high - low) * 1e-5;
-    this.view = view ? [Math.max(low, view[0]), Math.min(high, view[1])] : [low, high];
-    if (this.view[1] - this.view[0] < least) this.view = [low, high];
-    this.all.hidden = this.view[0] === low && this.view[1] === high;
+    this.view = view ? [Math.max(low, view[0]), Math.min(high, view[1])] : [...this.home];
+    if (this.view[1] - this.view[0] < least) this.view = [...this.home];
+    this.all.textContent = this.isHome() ? "See all" : "Back";
+    this.all.hidden = this.isHome() && this.whole === this.home;
     this.point(null);
     this.draw();
   }
@@ -116,7 +126,7 @@ class Chart {
         high = Math.max(high, y);
       });
     }
-    if (this.all.hidden && this.spec.limits) [low, high] = this.spec.limits;
+    if (this.isHome() && this.spec.limits) [low, high] = this.spec.limits;
     if (!(high >= low)) [low, high] = log ? [0.1, 1] : [0, 1];
     if (log) return low === high ? [low / 2, high * 2] : [low / 1.3, high * 1.3];
     const room = high > low ? 0.06 * (high - low) : Math.abs(high) || 1;

@@ -113,6 +113,7 @@ def render(run: Run, directory: Path) -> str:
         target=run.manifest.get("data", {}).get("target") or "class",
         receipt=_receipt(run),
         versions=list(run.manifest.get("versions", {}).items()),
+        hashes=_hashes(run),
         config=(directory / "config.yaml").read_text(encoding="utf-8"),
         directory=directory.name,
     )
@@ -201,3 +202,10 @@ def _receipt(run: Run) -> list[tuple[str, str]]:
         ("machine", machine),
     ]
     return [(term, str(value)) for term, value in rows if value not in (None, "", "–")]
+
+
+def _hashes(run: Run) -> list[tuple[str, str]]:
+    """Give the SHA-256 of the arrays that were fitted, and of the file of every fit."""
+    found = [("arrays, as fitted", run.manifest.get("data", {}).get("arrays_sha256"))]
+    found += [(str(one.get("file")), one.get("sha256")) for one in run.manifest.get("fits", {}).values()]
+    return [(term, str(value)) for term, value in found if value]

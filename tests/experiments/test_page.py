@@ -37,6 +37,8 @@ def fit_of(method: str, x: np.ndarray) -> Fit:
         "means": means + np.array([0.03, 0.6]) * rng.normal(size=(*shape, 2, 2)),
         "covariances": np.exp(0.1 * rng.normal(size=(*shape, 2, 1))) * np.array([0.1, 35.0]),
     }
+    if method == "gibbs":
+        posterior["means"][..., 1, 1] += 12  # far from where the others are
     model = GaussianMixture(2, covariance="diagonal")
     constant, attrs = record(model, [x], {}, {"x": x})
     climb = {"em": -1130 - 60 * np.exp(-0.7 * np.arange(30)), "svi": -1150 - 3 * rng.normal(size=500)}
@@ -182,6 +184,21 @@ def test_hovering_tells_the_values_and_dragging_zooms(browser: Any, page: Path) 
     browser.run("document.querySelector('#closer-density svg').dispatchEvent(new MouseEvent('dblclick'))")
     assert browser.run(ticks) == before
     assert browser.run(hidden)
+
+
+def test_a_fit_beyond_the_window_can_be_found(browser: Any, page: Path) -> None:
+    browser.open(page)
+    look = "[...document.querySelectorAll('button.look')].find((b) => b.textContent === 'means[1,1]')"
+    browser.run(f"{look}.click()")
+    button = "document.querySelector('#closer-density .all')"
+    ticks = "[...document.querySelectorAll('#closer-density text')].map((n) => n.textContent)"
+    assert browser.run(f"{button}.textContent") == "See all"
+    assert not browser.run(f"{button}.hidden")
+    assert "90" not in browser.run(ticks)
+    browser.run(f"{button}.click()")
+    assert "90" in browser.run(ticks)
+    browser.run(f"{button}.click()")
+    assert "90" not in browser.run(ticks)
 
 
 def test_the_ledger_and_the_traces_are_alive_too(browser: Any, page: Path) -> None:
