@@ -222,6 +222,8 @@ class EMSettings(Settings):
     """Closed forms where there are any ("auto"), or gradient steps, for all sites or each."""
     draws: Annotated[int, Field(ge=0)] = 1000
     """Draws from the Laplace approximation at the optimum (0: none)."""
+    bootstrap: Annotated[int, Field(ge=0)] = 0
+    """Replicates of a bootstrap of the optimum, rows drawn with replacement (0: none)."""
 
 
 class AscentSettings(Settings):

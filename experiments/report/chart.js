@@ -34,7 +34,7 @@ function shown(value, step) {
 /* Round places between low and high, about `count` of them. */
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999);
+  const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
   const found = [];
   for (let i = first; i <= last && found.length < 40; i++) found.push(i * step);
@@ -173,26 +173,36 @@ class Chart {
     this.overlay = make("g", {}, svg);
   }
 
-  stroke(plot, line) {
-    const style = `stroke:${line.colour}`, points = [];
-    let path = "", pen = "M", before = 0;
+  /* Where a line goes, in runs of neighbouring points; a step goes level, then up. */
+  runs(line) {
+    const found = [];
+    let run = null;
     line.x.forEach((x, i) => {
       const y = line.y[i];
-      if (y === null || (this.spec.log && y <= 0)) { pen = "M"; return; }
+      if (y === null || (this.spec.log && y <= 0)) { run = null; return; }
+      if (!run) found.push(run = []);
       const [px, py] = [this.toX(x), this.toY(y)];
-      if (line.step && pen === "L") path += `L${px.toFixed(1)} ${before.toFixed(1)}`;
-      path += `${pen}${px.toFixed(1)} ${py.toFixed(1)}`;
-      [pen, before] = ["L", py];
-      points.push([px, py]);
+      if (line.step && run.length) run.push([px, run[run.length - 1][1], false]);
+      run.push([px, py, true]);
     });
-    if (line.fill && points.length) {
-      const base = this.toY(0);
-      const shape = `${path}L${points[points.length - 1][0].toFixed(1)} ${base}L${points[0][0].toFixed(1)} ${base}Z`;
-      make("path", { d: shape, style: `fill:${line.colour}`, "fill-opacity": 0.2 }, plot);
+    return found;
+  }
+
+  stroke(plot, line) {
+    const runs = this.runs(line), write = (run) => run.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+    const style = `stroke:${line.colour}`, shade = { style: `fill:${line.colour}`, "fill-opacity": 0.22 };
+    if (line.fill) for (const run of runs) {
+      const ends = [run[run.length - 1], run[0]].map(([x]) => [x, this.toY(0)]);
+      make("path", { d: `M${write(run)}L${write(ends)}Z`, ...shade }, plot);
     }
-    make("path", { d: path, class: "line", style, "stroke-dasharray": line.dash || "",
-      "stroke-width": line.quiet || line.thin ? 0.9 : 1.9, "stroke-opacity": line.quiet ? 0.4 : 1 }, plot);
-    const inside = points.filter(([x]) => x >= this.frame.left - 4 && x <= this.frame.right + 4);
+    const above = this.lines.find((other) => other.name === line.upto);
+    if (above && runs.length === 1)
+      make("path", { d: `M${write(runs[0])}L${write(this.runs(above).flat().reverse())}Z`, ...shade }, plot);
+    make("path", { d: runs.map((run) => `M${write(run)}`).join(""), class: "line", style,
+      "stroke-dasharray": line.dash || "", "stroke-width": line.quiet || line.thin ? 0.9 : 1.9,
+      "stroke-opacity": line.quiet ? 0.4 : 1 }, plot);
+    const { left, right } = this.frame;
+    const inside = runs.flat().filter(([x, , own]) => own && x >= left - 4 && x <= right + 4);
     if (line.dots && inside.length < 90)
       for (const [cx, cy] of inside) make("circle", { cx, cy, r: 2.6, style: `fill:${line.colour}` }, plot);
   }

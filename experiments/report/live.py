@@ -22,7 +22,7 @@ class Line(NamedTuple):
     """A line of a chart: its name ("" for none), a CSS colour, x ascending and y, and how it is drawn.
 
     `step` goes level and then up, `dots` marks the points, `quiet` is drawn thin and left out of the legend,
-    `ghost` is not drawn: the cursor alone tells its values.
+    `ghost` is not drawn: the cursor alone tells its values; between it and the line called `upto` is shaded.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Line(NamedTuple):
     dots: bool = False
     quiet: bool = False
     ghost: bool = False
+    upto: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Chart:
         """The chart as JSON that can stand in a script element."""
         lines = []
         for line in self.lines:
-            plain = {name: value for name, value in line._asdict().items() if value is not False}
-            lines.append(plain | {"x": rounded(line.x), "y": rounded(line.y)})
+            fields = line._asdict() | {"x": rounded(line.x), "y": rounded(line.y)}
+            lines.append({name: value for name, value in fields.items() if value not in (False, "")})
         content = dataclasses.asdict(self) | {"lines": lines}
         return embedded({name: value for name, value in content.items() if value not in (None, False)})
 

@@ -47,7 +47,9 @@ def staircase(run: Run, name: str, pens: Pens) -> Picture | None:
     parts = time[shown], evidence[shown], bound[shown]
     lines = (
         live.Line("log p(x | θ)", "var(--ink)", parts[0], parts[1], step=True),
-        live.Line("ELBO(q, θ)", f"var({pens[name].variable})", parts[0], parts[2], step=True, dots=True),
+        live.Line(
+            "ELBO(q, θ)", f"var({pens[name].variable})", *(parts[0], parts[2]), step=True, upto="log p(x | θ)"
+        ),
         live.Line("KL(q ‖ p)", "var(--muted)", parts[0], gap[shown], ghost=True),
     )
     chart = live.Chart("step", "nats", lines, text, whole=False)

@@ -67,6 +67,7 @@ class EM:
         one of the two; or a function (Q, parameters) → parameters.
     acceleration : "mix", fewer E-steps to the same optimum (`accelerated.py`); "squarem", "acx", "anderson"
         and "daarem" to compare with; "none", the textbook's iterates.
+    bootstrap : replicates of a nonparametric bootstrap from the optimum (`bootstrap.py`); 0 leaves it out.
 
     Naming `latents` or another step derives EM from the program even where a hand-written kernel exists.
 
@@ -89,6 +90,7 @@ class EM:
     e_step: Any = "exact"
     m_step: Any = "auto"
     acceleration: str = "mix"
+    bootstrap: int = 0
 
     def __post_init__(self) -> None:
         if self.objective not in ("map", "mle"):
@@ -99,7 +101,7 @@ class EM:
         if self.acceleration != "none" and self.acceleration not in ACCELERATIONS:
             names = ", ".join(map(repr, (*ACCELERATIONS, "none")))
             raise InputError(f"`acceleration` is {self.acceleration!r}: choose {names}.")
-        for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0)):
+        for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0), ("bootstrap", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
