@@ -45,6 +45,7 @@ def _errors(run: Run, name: str, fit: Fit) -> Table | None:
         return None
     reference = run.fits.get(run.reference)
     spreads = {} if reference is None else _spreads(reference)
+    again = _bootstrap(fit)
     rows = []
     for site, errors in fit.data["standard_errors"].data_vars.items():
         estimate = np.ravel(fit.parameters[str(site)])
@@ -52,11 +53,23 @@ def _errors(run: Run, name: str, fit: Fit) -> Table | None:
         for element, value, error in zip(names, estimate, np.ravel(errors.values), strict=True):
             spread = spreads.get(element)
             shown = number(error) if np.isfinite(error) else "none"
-            rows.append((element, number(value), shown, "" if spread is None else number(spread)))
-    heads = ("parameter", "estimate", "standard error", f"posterior sd, {run.reference}")
-    if reference is None or reference is fit:
-        heads, rows = heads[:3], [row[:3] for row in rows]
+            beside = (number(again[element]),) if element in again else ("",) if again else ()
+            if reference is not None and reference is not fit:
+                beside += ("" if spread is None else number(spread),)
+            rows.append((element, number(value), shown, *beside))
+    heads = ("parameter", "estimate", "standard error", *(("bootstrap",) if again else ()))
+    if reference is not None and reference is not fit:
+        heads += (f"posterior sd, {run.reference}",)
     return Table(name, heads, tuple(rows[:MOST_ELEMENTS]), _missing(fit, len(rows) - MOST_ELEMENTS))
+
+
+def _bootstrap(fit: Fit) -> dict[str, float]:
+    if "bootstrap" not in fit.data.children:
+        return {}
+    errors = {}
+    for site, values in fit.data["bootstrap"].data_vars.items():
+        errors |= dict(zip(element_names(str(site), values.shape), np.ravel(values.values), strict=True))
+    return errors
 
 
 def _missing(fit: Fit, left_out: int) -> str:
@@ -78,6 +91,13 @@ def _missing(fit: Fit, left_out: int) -> str:
         ]
         largest = 100 * float(np.nanmax(np.concatenate(shares)))
         words.append(f"The Monte Carlo error is at most {fixed(largest, 1)} % of a standard error.")
+    if "bootstrap" in fit.data.children:
+        how = fit.data["bootstrap"].attrs
+        said = f"Bootstrap: {fixed(how['replicates'], 0)} {how['kind']} replicates from the optimum"
+        lost = 100 * (1 - float(how["arrived"]))
+        said += f", {fixed(lost, 0)} % of the climbs did not converge" if lost >= 0.5 else ""
+        close = 100 * float(how["ambiguous"])
+        words.append(said + (f", labels in doubt in {fixed(close, 0)} %." if close >= 0.5 else "."))
     if left_out > 0:
         words.append(f"{fixed(left_out, 0)} more are not shown.")
     return " ".join(words)

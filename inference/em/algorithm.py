@@ -105,6 +105,8 @@ class EM:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+        if self.bootstrap == 1 or (self.bootstrap and self.e_step != "exact"):
+            raise InputError("`bootstrap` needs 2 replicates or more, and e_step='exact': a fixed objective.")
         number = isinstance(self.tol, int | float | np.integer | np.floating)
         if not (number and np.isfinite(self.tol) and self.tol >= 0):
             raise InputError(f"`tol` is {self.tol!r}: give nats, 0 or more.")
@@ -175,6 +177,8 @@ class EM:
         ------
         InputError : data, weights or a start that the model cannot take.
         """
+        if self.bootstrap and sample_weight is not None:
+            raise InputError("`bootstrap` draws rows that count once each: leave `sample_weight` out.")
         with stopwatch() as watch, double_precision():
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
             first, second, third = jax.random.split(key, 3)
@@ -187,7 +191,12 @@ class EM:
             else:
                 start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
             run = long_runs(self, kernel, start, progress)
-            return assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+            fit = assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+        if not self.bootstrap:
+            return fit
+        from triptych.inference.em.bootstrap import with_bootstrap
+
+        return with_bootstrap(self, jax.random.fold_in(key, 4), fit, args, kwargs)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from triptych.inference.chees import ChEES
     from triptych.inference.compare import Comparison, compare
     from triptych.inference.em import EM, Ascent
+    from triptych.inference.em.bootstrap import Bootstrap, bootstrap
     from triptych.inference.fit import Fit
     from triptych.inference.gibbs import Gibbs
     from triptych.inference.imputation import impute
@@ -51,6 +52,7 @@ __all__ = [
     "BatchAndMatch",
     "BayesianLinearRegression",
     "BernoulliMixture",
+    "Bootstrap",
     "Calibration",
     "ChEES",
     "Comparison",
@@ -64,6 +66,7 @@ __all__ = [
     "Rows",
     "Status",
     "__version__",
+    "bootstrap",
     "calibrate",
     "compare",
     "impute",
@@ -82,6 +85,7 @@ _HOME = {
     "Ascent": "triptych.inference.em",
     "BayesianLinearRegression": "triptych.models",
     "BernoulliMixture": "triptych.models",
+    "Bootstrap": "triptych.inference.em.bootstrap",
     "Calibration": "triptych.inference.calibration",
     "Comparison": "triptych.inference.compare",
     "Fit": "triptych.inference.fit",
@@ -91,6 +95,7 @@ _HOME = {
     "InputError": "triptych.models",
     "Rows": "triptych.inference.rows",
     "Status": "triptych.inference.status",
+    "bootstrap": "triptych.inference.em.bootstrap",
     "calibrate": "triptych.inference.calibration",
     "compare": "triptych.inference.compare",
     "impute": "triptych.inference.imputation",
