@@ -152,6 +152,14 @@ def sweep_command(
         done = f"{len(shown.finished)} finished and kept in {directory}"
         typer.echo(f"Interrupted; {done}. The same command goes on.", err=True)
         raise typer.Exit(130) from None
+    if len(swept.finished) > 1:
+        from triptych.experiments.beside import side_by_side
+        from triptych.experiments.display import show_beside
+        from triptych.experiments.report.beside import write_page
+
+        found = side_by_side(swept.finished)
+        show_beside(found)
+        write_page(found, swept.directory / "sweep.html")
     show_sweep(swept)
     raise typer.Exit(0 if swept.ok else 1)
 

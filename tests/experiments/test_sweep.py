@@ -100,6 +100,7 @@ def test_a_sweep_keeps_what_is_finished(
     assert "seed=1, kept from the earlier sweep" in again.stderr
     record = json.loads((out / "sweep.json").read_text())
     assert list(record["cells"]) == ["seed=1", "seed=2", "seed=3"]
+    assert "seed=3" in (out / "sweep.html").read_text()  # all of them side by side
     (out / "seed=2" / "comparison.json").unlink()
     assert call("sweep", config, "seed=1,2,3", "--output", out).exit_code == 0
     assert len(in_process) == 4
