@@ -12,12 +12,14 @@ from triptych.experiments.settings import (
     BayesianLinearRegressionSettings,
     BernoulliMixtureSettings,
     CAVISettings,
+    ChEESSettings,
     DataSettings,
     EMSettings,
     GaussianMixtureSettings,
     GibbsSettings,
     LaplaceSettings,
     MCMCSettings,
+    PathfinderSettings,
     ProgramSettings,
     Settings,
     SVISettings,
@@ -52,7 +54,9 @@ FitSettings = Annotated[
     | GibbsSettings
     | LaplaceSettings
     | CAVISettings
-    | BatchAndMatchSettings,
+    | BatchAndMatchSettings
+    | PathfinderSettings
+    | ChEESSettings,
     Field(discriminator="method"),
 ]
 
@@ -76,7 +80,7 @@ class Config(Settings):
     fits: Annotated[dict[FitName, FitSettings], Field(min_length=1)]
     """Fits by name; each names its `method`."""
     reference: str = ""
-    """The fit that the others are measured against; if left out, the MCMC fit, else Gibbs', else the last."""
+    """The fit that the others are measured against; if left out, the first by chains, else the last."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,12 +121,14 @@ class Config(Settings):
 
 
 def default_reference(fits: dict[str, Any]) -> str:
-    """Choose what the others are measured against: the first fit by MCMC, else by Gibbs, else the last."""
+    """Choose what the others are measured against: the first fit by MCMC, Gibbs or ChEES, else the last."""
 
     def method(fit: Any) -> Any:
         return fit.get("method") if isinstance(fit, dict) else getattr(fit, "method", None)
 
-    chains = (name for kind in ("mcmc", "gibbs") for name, fit in fits.items() if method(fit) == kind)
+    chains = (
+        name for kind in ("mcmc", "gibbs", "chees") for name, fit in fits.items() if method(fit) == kind
+    )
     return next(chains, next(reversed(fits), ""))
 
 

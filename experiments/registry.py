@@ -82,6 +82,8 @@ METHODS: Mapping[str, Entry] = {
     "laplace": Entry(s.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
     "cavi": Entry(s.CAVISettings, "triptych.inference.cavi", "CAVI"),
     "batch_and_match": Entry(s.BatchAndMatchSettings, "triptych.inference.batch_and_match", "BatchAndMatch"),
+    "pathfinder": Entry(s.PathfinderSettings, "triptych.inference.pathfinder", "Pathfinder"),
+    "chees": Entry(s.ChEESSettings, "triptych.inference.chees", "ChEES"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

@@ -15,12 +15,14 @@ __all__ = [
     "BayesianLinearRegressionSettings",
     "BernoulliMixtureSettings",
     "CAVISettings",
+    "ChEESSettings",
     "DataSettings",
     "EMSettings",
     "GaussianMixtureSettings",
     "GibbsSettings",
     "LaplaceSettings",
     "MCMCSettings",
+    "PathfinderSettings",
     "ProgramSettings",
     "SVISettings",
     "Settings",
@@ -348,3 +350,27 @@ class BatchAndMatchSettings(Settings):
     """Nats a coordinate between two quarters of the run, below which it has settled."""
     draws: PositiveInt = 1000
     """Draws from the Gaussian."""
+
+
+class PathfinderSettings(Settings):
+    """Multi-path Pathfinder: Gaussians along L-BFGS paths, resampled by importance."""
+
+    method: Literal["pathfinder"]
+    paths: PositiveInt = 8
+    """Number of paths."""
+    steps: PositiveInt = 200
+    """Most steps of L-BFGS on a path."""
+    draws: PositiveInt = 1000
+    """Draws, resampled."""
+
+
+class ChEESSettings(Settings):
+    """Many short chains of Hamiltonian Monte Carlo that learn their trajectory length together."""
+
+    method: Literal["chees"]
+    warmup: Annotated[int, Field(ge=10)] = 300
+    """Warm-up draws a chain, thrown away."""
+    draws: Annotated[int, Field(ge=4)] = 500
+    """Draws a chain, kept."""
+    chains: Annotated[int, Field(ge=2)] = 32
+    """Number of chains, adapted together."""

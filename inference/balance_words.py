@@ -26,6 +26,8 @@ NAMES = {
     "laplace": "Laplace",
     "cavi": "CAVI",
     "batch_and_match": "batch-and-match",
+    "pathfinder": "Pathfinder",
+    "chees": "ChEES",
 }
 # What to try where a guide misses part of the posterior; any other guide: a flow, or MCMC.
 CURES = {
@@ -57,6 +59,8 @@ def uncovered(name: str, fit: Fit, method: Mapping[str, Any]) -> str:
         cure, what = "SVI or MCMC for its intervals", "Laplace Gaussian around the optimum"
     elif fit.method == "cavi":
         cure, what = "Gibbs or MCMC for its intervals", "factorised q(z) q(θ)"
+    elif fit.method == "pathfinder":
+        cure, what = "batch-and-match, or MCMC", "pool of Gaussians"
     elif fit.method == "batch_and_match":
         cure, what = "a normalising flow (SVI with AutoBNAFNormal), or MCMC", "Gaussian"
     else:

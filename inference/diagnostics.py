@@ -14,7 +14,7 @@ from triptych.inference.status import Finding, Status
 __all__ = ["Diagnosis", "diagnose", "invariants"]
 
 WORST_RHAT = 1.01  # Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Bayesian Analysis 16(2)
-LEAST_ESS = 100  # a chain, ibidem
+LEAST_ESS = 100  # a chain, ibidem, of four: many short chains are judged together
 DIVERGENT_SHARE = 0.01  # of the draws, above which the status says so; one is enough for a finding
 DEEP_SHARE = 0.05  # of the draws at the largest tree depth
 LEAST_BFMI = 0.3  # Betancourt (2016), Diagnosing suboptimal cotangent disintegrations in HMC
@@ -93,7 +93,7 @@ def diagnose(
         findings.append(Finding("DIVERGED", text))
     # Parameters whose labels still move have a low ESS for that reason, which is said above.
     least = float(np.nanmin([ess, aligned_ess])) if aligned_r_hat <= WORST_RHAT else ess
-    if not least >= LEAST_ESS * chains:
+    if not least >= LEAST_ESS * min(chains, 4):
         statuses.append(Status.FEW_DRAWS)
         findings.append(Finding("FEW_DRAWS", f"The smallest ESS is {least:.0f}. {Status.FEW_DRAWS.value}"))
     if max_tree_depth is not None:

@@ -36,7 +36,7 @@ def method_rows(
     for name, fit in fits.items():
         statistics = fit.data["sample_stats"].dataset if "sample_stats" in fit.data.children else {}
         r_hat = ess = float("nan")
-        if fit.method in ("mcmc", "gibbs") or fit.data["posterior"].sizes.get("chain", 1) > 1:
+        if fit.method in ("mcmc", "gibbs", "chees") or fit.data["posterior"].sizes.get("chain", 1) > 1:
             invariant = {"lp": statistics["lp"].values} if "lp" in statistics else {}
             r_hat, ess = rhat_and_ess({**draws(fit), **invariant})
         rows[name] = {

@@ -21,6 +21,8 @@ TINY = {
     "laplace": ["draws=20"],
     "cavi": ["restarts=1", "draws=20"],
     "batch_and_match": ["steps=20", "draws=20"],
+    "pathfinder": ["paths=2", "steps=20", "draws=20"],
+    "chees": ["warmup=20", "draws=20", "chains=4"],
 }
 SMALLER = {
     "digits": ["data.rows=60", "model.components=3"],

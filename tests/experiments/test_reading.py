@@ -90,7 +90,7 @@ def test_a_path_on_the_command_line_is_read_from_where_the_person_is(
         ("model.components=0", "model.components: input should be greater than 0, found 0."),
         ("model.name=gausian_mixture", "did you mean 'gaussian_mixture'?"),
         ("fits.em.method=vi", "unknown method 'vi': did you mean 'svi'?"),
-        ("fits.nuts.draws=3", "fits.nuts.method: is missing; known are em, ascent, svi, mcmc."),
+        ("fits.nuts.draws=3", "fits.nuts.method: is missing; known are em, ascent, svi, mcmc"),
         ("fits.svi.guide=AutoNormall", "did you mean 'AutoNormal'? Known are AutoBNAFNormal"),
         ("fits.nuts=null", "removes no fit: known are em, svi, mcmc."),
         ("fits={}", "fits: "),
