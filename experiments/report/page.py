@@ -159,6 +159,12 @@ def _detail(run: Run, name: str) -> str:
             return str(settings.get("objective", "map")).upper()
         case "mcmc":
             return "NUTS"
+        case "laplace" | "batch_and_match":
+            return "Gaussian"
+        case "pathfinder":
+            return f"{settings.get('paths', '')} paths".strip()
+        case "chees" | "gibbs":
+            return f"{settings.get('chains', '')} chains".strip()
     return ""
 
 
