@@ -42,7 +42,7 @@ def main() -> int:
     overrides = [word for word in given.words if "=" in word]
     names = [word for word in given.words if "=" not in word] or list(NAMES)
     if given.picture:
-        return int(not photograph(given.to / f"{NAMES[0]}.html", HERE / "report.png", 1130, 1560))
+        return int(not photograph(given.to / f"{NAMES[0]}.html", HERE / "report.png", 1130, 1960))
     given.to.mkdir(parents=True, exist_ok=True)
     for name in names:
         directory = given.results / name
@@ -98,7 +98,7 @@ def photograph(page: Path, picture: Path, width: int, height: int, narrow: int =
                 found = found.resize(
                     (narrow, round(narrow * found.height / found.width)), Image.Resampling.LANCZOS
                 )
-            found.quantize(128).save(picture, optimize=True)
+            found.save(picture, optimize=True)  # all its colours: the fits are told apart by them
     return True
 
 

@@ -14,6 +14,10 @@ from triptych.inference.verdict import title
 __all__ = ["Alert", "Verdict", "verdict"]
 
 
+# Means (in the reference's sds) and sds (relative) further apart than these are not said to agree.
+CLOSE_MEANS, CLOSE_SPREADS = 1.0, 0.5
+
+
 class Alert(NamedTuple):
     """What must not be overlooked: a title and its text."""
 
@@ -60,9 +64,25 @@ def verdict(run: Run) -> Verdict:
     if troubles:
         loud = f"Not to be relied on as it stands: {'; '.join(troubles)}."
         return Verdict(bound(loud), True, tuple(alerts), tuple(sentences))
-    if not sentences:
-        return Verdict("", False, (), ())
+    first = _agreement(run)
+    if not sentences or first:
+        return Verdict(first, False, (), tuple(sentences))
     return Verdict(sentences[0], False, (), tuple(sentences[1:]))
+
+
+def _agreement(run: Run) -> str:
+    """Say of fits that converged how closely they agree; "" where they do not, or it is said already."""
+    if run.comparison is None or len(run.fits) < 2:
+        return ""
+    frame = run.comparison.parameters
+    measured = frame[(frame["method"] != run.reference) & np.isfinite(frame["mean_error"])]
+    shift, spread = measured["mean_error"].abs().max(), (measured["sd_ratio"] - 1).abs().max()
+    said = any(" agree: " in sentence for sentence in run.comparison.sentences)
+    if said or not (shift <= CLOSE_MEANS and spread <= CLOSE_SPREADS):
+        return ""
+    count = {2: "Both fits", 3: "All three fits"}.get(len(run.fits), f"All {len(run.fits)} fits")
+    closely = f"their posterior means agree to {shift:.2f} sd, their sds to {100 * spread:.0f} %."
+    return bound(f"{count} converged: {closely}")
 
 
 def _sign(run: Run, name: str) -> str:

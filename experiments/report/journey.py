@@ -8,26 +8,52 @@ from triptych.experiments.report import traces
 from triptych.experiments.report.canvas import Pen
 from triptych.experiments.report.gather import Run, located
 from triptych.experiments.report.numbers import fixed
-from triptych.experiments.report.parts import Pens, Picture, Section
+from triptych.experiments.report.parts import Pens, Picture, Section, Table
 from triptych.inference.distances import elements
-from triptych.inference.em.fitting import SAME_OPTIMUM
+from triptych.inference.em.landscape import SAME_OPTIMUM, landscape_words
 from triptych.inference.fit import Fit
 from triptych.inference.posterior import draws
 
 __all__ = ["way_there"]
 
+MOST_OPTIMA = 12  # of the table
+
 
 def way_there(run: Run, pens: Pens) -> Section | None:
     """Show how each method got where it is."""
     climbs = (_climb, _restarts)
-    makers = {"em": climbs, "ascent": climbs}
+    makers = {"em": climbs, "ascent": climbs, "cavi": climbs}
     found = [
         make(name, fit, pens[name])
         for name, fit in run.fits.items()
         for make in makers.get(fit.method, (_bound, _ranks))
     ]
     pictures = tuple(picture for picture in found if picture is not None)
-    return Section("way", "How each method got there", "", pictures) if pictures else None
+    tables = tuple(table for name, fit in run.fits.items() if (table := _optima(name, fit)) is not None)
+    return Section("way", "How each method got there", "", pictures, tables=tables) if pictures else None
+
+
+def _optima(name: str, fit: Fit) -> Table | None:
+    """Tabulate the optima that the starts came to, where they are more than one."""
+    if "restarts" not in fit.data.children:
+        return None
+    found = fit.data["restarts"].dataset
+    if "optimum_starts" not in found or found.sizes["optimum_number"] < 2:
+        return None
+    rows = []
+    for k in range(min(found.sizes["optimum_number"], MOST_OPTIMA)):
+        recipes = found["start"].values[found["optimum"].values == k]
+        rows.append(
+            (
+                str(k + 1),
+                fixed(float(found["optimum_gap"][k]), 2),
+                str(int(found["optimum_starts"][k])),
+                ", ".join(dict.fromkeys(str(recipe).replace("_", " ") for recipe in recipes)),
+                "yes" if bool(found["optimum_collapsed"][k]) else "",
+            )
+        )
+    heads = ("optimum", "nats below the best", "starts", "of the kind", "collapsed")
+    return Table(name, heads, tuple(rows), landscape_words(found))
 
 
 def _climb(name: str, fit: Fit, pen: Pen) -> Picture | None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from triptych.experiments.report import canvas, live
 from triptych.experiments.report.canvas import INK, MUTED, Pen
-from triptych.inference.em.fitting import SAME_OPTIMUM
+from triptych.inference.em.landscape import SAME_OPTIMUM
 
 __all__ = ["Restarts", "elbo", "elbo_chart", "ranks", "restarts", "steps", "steps_chart"]
 

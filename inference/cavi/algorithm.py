@@ -16,8 +16,8 @@ from triptych.inference.cavi.regression import VariationalRegressionKernel
 from triptych.inference.conjugate import conjugate_kernel
 from triptych.inference.em import MixtureKernel
 from triptych.inference.em.accelerated import ACCELERATIONS
-from triptych.inference.em.fitting import landscape
 from triptych.inference.em.kernel import Review
+from triptych.inference.em.landscape import landscape
 from triptych.inference.em.loop import Problem
 from triptych.inference.em.search import Progress, long_runs, short_runs
 from triptych.inference.fit import Evidence, Fit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,7 +11,8 @@ import xarray as xr
 
 from triptych.inference.criteria import free_parameters
 from triptych.inference.em.explain import Explanation, explain
-from triptych.inference.em.kernel import Kernel, Review, Start
+from triptych.inference.em.kernel import Kernel, Start
+from triptych.inference.em.landscape import best_of, landscape
 from triptych.inference.em.loop import Run
 from triptych.inference.em.posterior import HESSIAN_WORK, laplace_posterior
 from triptych.inference.em.uncertainty import curvature_groups
@@ -24,9 +25,7 @@ from triptych.models.linear_regression import BayesianLinearRegression
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
 
-__all__ = ["assemble_fit", "landscape", "plan"]
-
-SAME_OPTIMUM = 0.1  # nats within which two end points count as one optimum
+__all__ = ["assemble_fit", "plan"]
 
 
 def assemble_fit(
@@ -40,7 +39,7 @@ def assemble_fit(
     watch: Stopwatch,
 ) -> Fit:
     """Keep the best end point, say what is wrong with it, and add the draws around it."""
-    best = _best(run)
+    best = best_of(run)
     parameters = {name: value[best] for name, value in run.parameters.items()}
     status = run.status[best]
     if status is Status.NON_FINITE:
@@ -88,37 +87,9 @@ def plan(explanation: Explanation) -> xr.Dataset:
     return xr.Dataset(values, attrs={"objective": explanation.objective, "kernel": explanation.kernel})
 
 
-def landscape(start: Start, run: Run, reviews: Sequence[Review]) -> xr.Dataset:
-    """Tabulate the end points: objective (nats), gap to the best, steps, start, status, gain to come."""
-    degenerate = {"COLLAPSED_COMPONENT", "EMPTY_COMPONENT"}
-    collapsed = [any(finding.code in degenerate for finding in review.findings) for review in reviews]
-    top = run.objective[_best(run)]
-    return xr.Dataset(
-        {
-            "objective": ("restart", run.objective),
-            "gap": ("restart", top - run.objective),
-            "best": ("restart", top - run.objective <= SAME_OPTIMUM),
-            "steps": ("restart", run.steps),
-            "start": ("restart", np.array(start.recipes)),
-            "status": ("restart", np.array([status.name for status in run.status])),
-            "gain_to_come": ("restart", run.to_come),
-            "collapsed": ("restart", np.array(collapsed)),
-        },
-        coords={"restart": np.arange(len(run.objective))},
-    )
-
-
 def _counts(kernel: Kernel, natural: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Count the free parameters of the sites that EM maximised, and the rows: what BIC charges for."""
     free = free_parameters({site: (np.shape(natural[site]), how) for site, how in kernel.supports.items()})
     # A regression's intercept is maximised too, in closed form.
     free += isinstance(kernel.model, BayesianLinearRegression) and "intercept" in natural
     return xr.Dataset({"free": free, "rows": kernel.count})
-
-
-def _best(run: Run) -> int:
-    usable = np.where(np.isfinite(run.objective), run.objective, -np.inf)
-    failed = np.array([status is Status.NON_FINITE for status in run.status])
-    if not failed.all():
-        usable = np.where(failed, -np.inf, usable)
-    return int(np.argmax(usable))

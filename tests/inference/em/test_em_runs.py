@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 from triptych.inference.em import EM
 from triptych.inference.em.convergence import gain_to_come
+from triptych.inference.em.landscape import landscape_words
 from triptych.inference.em.starts import RECIPES
 from triptych.inference.status import Status
 from triptych.models import BernoulliMixture, GaussianMixture, InferenceWarning, InputError
@@ -75,6 +76,15 @@ def test_every_end_point_is_kept_and_the_best_is_reported(key: jax.Array) -> Non
     assert fit.objective[-1] == pytest.approx(float(ends.objective.max()), abs=1e-9)
     assert float(ends.gap.min()) == 0.0
     assert set(ends.start.values) <= set(RECIPES)
+    # Each optimum holds the ends within a tenth of a nat of its highest, and none is left over.
+    number, gap = ends.optimum.values, ends.gap.values
+    assert int(ends.optimum_starts.sum()) == 6
+    for k, height in enumerate(ends.optimum_gap.values):
+        assert height == gap[number == k].min()
+        assert gap[number == k].max() <= height + 0.1
+        assert ends.optimum_starts.values[k] == np.sum(number == k)
+    assert int(ends.optimum_starts[0]) == int(ends.best.sum())
+    assert landscape_words(ends)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
