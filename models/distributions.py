@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import Distribution, constraints
 
 from triptych.models.errors import InputError
 
-__all__ = ["BernoulliVector", "Flat", "GaussianVector", "draw"]
+__all__ = ["BernoulliVector", "Flat", "GaussianVector", "NormalVector", "draw"]
 
 
 def draw(name: str, fn: Any, **kwargs: Any) -> jax.Array:
@@ -100,6 +102,52 @@ class BernoulliVector(Distribution):
         return jnp.sum(value * logit, axis=-1) + none
 
 
+def _table(features: jax.Array, coefficients: jax.Array, constant: jax.Array) -> jax.Array:
+    """Give features (N, F) · coefficients (..., F) + constant (...), as (..., N): one matrix product."""
+    flat = jnp.reshape(coefficients, (-1, coefficients.shape[-1]))
+    # The transpose of this product is faster than the product of the transposes: XLA sums along its rows.
+    table = (features @ flat.T + jnp.ravel(constant)).T
+    return jnp.reshape(table, (*constant.shape, len(features)))
+
+
+def _centre(value: jax.Array) -> jax.Array:
+    """Give the column means: around them squares cancel least. The density does not depend on them."""
+    return jax.lax.stop_gradient(jnp.mean(value, axis=0))
+
+
+class NormalVector(dist.Independent):
+    """D independent normals as one event, `Normal(loc, scale).to_event(1)`.
+
+    Rows against components are one matrix product of x², x with the natural parameters,
+
+        log p(x) = −½ Σ_d P_d y_d² + Σ_d P_d m_d y_d + constant,    P = 1/scale², y = x − c, m = loc − c,
+
+    c the column means: the gradient is another product, and no table of rows × components × columns is made.
+    """
+
+    def __init__(self, loc: Any, scale: Any, *, validate_args: bool | None = None) -> None:
+        super().__init__(dist.Normal(loc, scale), 1, validate_args=validate_args)
+
+    def expand(self, batch_shape: tuple[int, ...]) -> Any:
+        """Give copies; the parameters stay as few as they are."""
+        return dist.Distribution.expand(self, batch_shape)
+
+    def log_prob(self, value: Any) -> jax.Array:
+        """Give log p(x), nats."""
+        loc, scale = jnp.asarray(self.base_dist.loc), jnp.asarray(self.base_dist.scale)  # type: ignore[attr-defined]
+        value = jnp.asarray(value)
+        if not (value.ndim == 2 and loc.ndim > 2 and loc.shape[-2] == scale.shape[-2] == 1):
+            return jnp.asarray(super().log_prob(value))
+        loc, scale = jnp.broadcast_arrays(loc[..., 0, :], scale[..., 0, :])
+        centre = _centre(value)
+        rows, mean, precision = value - centre, loc - centre, scale**-2
+        linear = precision * mean
+        constant = -0.5 * jnp.sum(linear * mean, axis=-1) - jnp.sum(jnp.log(scale), axis=-1)
+        constant -= 0.5 * value.shape[-1] * jnp.log(2.0 * jnp.pi)
+        features = jnp.concatenate([rows**2, rows], axis=-1)
+        return _table(features, jnp.concatenate([-0.5 * precision, linear], axis=-1), constant)
+
+
 class GaussianVector(dist.MultivariateNormal):
     """N(μ, L Lᵀ) whose density takes L⁻¹ once a component: rows against components are one matrix product.
 
@@ -109,14 +157,38 @@ class GaussianVector(dist.MultivariateNormal):
 
     def log_prob(self, value: Any) -> jax.Array:
         """Give log p(x) = −½ |L⁻¹ (x − μ)|² − log|L| − ½ D log 2π, nats."""
-        root = jnp.asarray(self.scale_tril)
+        root, loc, value = jnp.asarray(self.scale_tril), jnp.asarray(self.loc), jnp.asarray(value)
         size = root.shape[-1]
         identity = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
         inverse = jax.scipy.linalg.solve_triangular(root, identity, lower=True)
-        difference = jnp.asarray(value) - self.loc
+        rows = value.ndim == 2 and loc.ndim > 2 and loc.shape[-2] == 1 and root.shape[-3] == 1
+        # Squares of the rows: fewer than rows × components × columns, and in float64 they do not cancel.
+        if rows and value.dtype == jnp.float64 and size < 2 * math.prod(root.shape[:-3]):
+            return self._by_squares(value, loc[..., 0, :], inverse[..., 0, :, :])
+        difference = value - loc
         if inverse.ndim > 2 and inverse.shape[-3] == 1 and difference.ndim > 1:
             standard = difference @ jnp.swapaxes(inverse[..., 0, :, :], -1, -2)
         else:
             standard = jnp.einsum("...de,...e->...d", inverse, difference)
         log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
         return -0.5 * jnp.sum(standard**2, axis=-1) - log_det - 0.5 * size * jnp.log(2.0 * jnp.pi)
+
+    def _by_squares(self, value: jax.Array, loc: jax.Array, inverse: jax.Array) -> jax.Array:
+        """Give log p of rows (N, D) as a product of y_i y_j, y with the natural parameters, y = x − c."""
+        size, centre = value.shape[-1], _centre(value)
+        batch = jnp.broadcast_shapes(loc.shape[:-1], inverse.shape[:-2])
+        inverse = jnp.broadcast_to(inverse, (*batch, size, size))
+        rows, mean = value - centre, jnp.broadcast_to(loc, (*batch, size)) - centre
+        precision = jnp.swapaxes(inverse, -1, -2) @ inverse
+        linear = jnp.einsum("...de,...e->...d", precision, mean)
+        # |diag L⁻¹|: the factor of a Cholesky decomposition has a positive diagonal.
+        log_det = -jnp.sum(jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)), axis=-1)
+        constant = -0.5 * jnp.sum(linear * mean, axis=-1) - log_det - 0.5 * size * jnp.log(2.0 * jnp.pi)
+        first, second = np.triu_indices(size)
+        squares = jnp.concatenate([rows[:, i : i + 1] * rows[:, i:] for i in range(size)], axis=1)
+        coefficients = precision[..., first, second] * np.where(first == second, -0.5, -1.0)
+        return _table(
+            jnp.concatenate([squares, rows], axis=1),
+            jnp.concatenate([coefficients, linear], axis=-1),
+            constant,
+        )

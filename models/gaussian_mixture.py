@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from triptych.models import gaussian_prior as priors
 from triptych.models import hyperparameters, validation
-from triptych.models.distributions import GaussianVector, draw
+from triptych.models.distributions import GaussianVector, NormalVector, draw
 from triptych.models.errors import InputError
 from triptych.models.gaussian_prior import GaussianMixturePrior
 from triptych.models.missing import Blocks, DiagonalNormalWithMissing, NormalWithMissing, blocks_of, moments
@@ -292,4 +292,4 @@ class GaussianMixture:
         """Give N(mean, root rootᵀ) over the last axis."""
         if self.covariance in ("full", "tied"):
             return GaussianVector(mean, scale_tril=root)
-        return dist.Normal(mean, root).to_event(1)
+        return NormalVector(mean, root)

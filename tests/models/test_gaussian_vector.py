@@ -1,4 +1,4 @@
-"""The multivariate normal by one matrix product against NumPyro's own, for every way that shapes meet."""
+"""Normals of vectors by one matrix product against NumPyro's own, for every way that shapes meet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from triptych.models.distributions import GaussianVector
+from triptych.models.distributions import GaussianVector, NormalVector
 
 SHAPES = [
     ((), (), ()),
@@ -50,6 +50,34 @@ def test_density_and_gradient_are_those_of_numpyro(
     )
     np.testing.assert_allclose(one[0], other[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(np.tril(one[1]), np.tril(other[1]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("mean", "scale", "rows"), [SHAPES[0], *SHAPES[3:5], *SHAPES[7:]])
+def test_independent_normals_are_those_of_numpyro(
+    mean: tuple[int, ...], scale: tuple[int, ...], rows: tuple[int, ...]
+) -> None:
+    generator = np.random.default_rng(0)
+    # Far from the origin: around the column means nothing cancels.
+    loc = jnp.asarray(generator.normal(size=(*mean, 4))) + 1e4
+    value = jnp.asarray(generator.normal(size=(*rows, 4))) + 1e4
+    spread = jnp.asarray(generator.uniform(0.5, 2.0, size=(*scale, 4)))
+
+    def total(vector: bool, loc: jax.Array, spread: jax.Array) -> jax.Array:
+        fn = NormalVector(loc, spread) if vector else dist.Normal(loc, spread).to_event(1)
+        return jnp.sum(jnp.sin(fn.log_prob(value)))
+
+    own, peer = (
+        NormalVector(loc, spread).log_prob(value),
+        dist.Normal(loc, spread).to_event(1).log_prob(value),
+    )
+    assert own.shape == peer.shape
+    np.testing.assert_allclose(own, peer, rtol=1e-11)
+    for one, other in zip(
+        jax.grad(total, argnums=(1, 2))(True, loc, spread),
+        jax.grad(total, argnums=(1, 2))(False, loc, spread),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
 
 
 def test_plates_expand_it() -> None:
