@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -128,12 +129,13 @@ class NormalVector(dist.Independent):
     def __init__(self, loc: Any, scale: Any, *, validate_args: bool | None = None) -> None:
         super().__init__(dist.Normal(loc, scale), 1, validate_args=validate_args)
 
-    def expand(self, batch_shape: tuple[int, ...]) -> Any:
+    def expand(self, batch_shape: Sequence[int]) -> Any:
         """Give copies; the parameters stay as few as they are."""
-        return dist.Distribution.expand(self, batch_shape)
+        return dist.Distribution.expand(self, tuple(batch_shape))
 
-    def log_prob(self, value: Any) -> jax.Array:
+    def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> jax.Array:
         """Give log p(x), nats."""
+        del intermediates
         loc, scale = jnp.asarray(self.base_dist.loc), jnp.asarray(self.base_dist.scale)  # type: ignore[attr-defined]
         value = jnp.asarray(value)
         if not (value.ndim == 2 and loc.ndim > 2 and loc.shape[-2] == scale.shape[-2] == 1):
