@@ -64,6 +64,10 @@ def checks(data: np.ndarray, replicates: np.ndarray, columns: Sequence[str] = ()
     """
     table = np.asarray(data, float).reshape(len(data), -1)
     drawn = np.asarray(replicates, float).reshape(len(replicates), *table.shape)
+    # A draw of θ from beyond the support's edge (an approximation's) has no data.
+    drawn = drawn[np.all(np.isfinite(drawn) | np.isnan(table), axis=(1, 2))]
+    if not len(drawn):
+        return ()
     drawn = np.where(np.isnan(table), np.nan, drawn)
     kind = kind_of(table, drawn)
     if kind == "binary" and table.shape[1] == 1:

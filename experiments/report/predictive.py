@@ -90,6 +90,9 @@ def _table(name: str, found: list[Check]) -> Table:
 def _pictures(data: np.ndarray, drawn: np.ndarray, names: tuple[str, ...], pen: Pen) -> list[Picture]:
     table = np.asarray(data, float).reshape(len(data), -1)
     drawn = np.asarray(drawn, float).reshape(len(drawn), *table.shape)
+    drawn = drawn[np.all(np.isfinite(drawn) | np.isnan(table), axis=(1, 2))]
+    if not len(drawn):
+        return []
     drawn = np.where(np.isnan(table), np.nan, drawn)
     kind = kind_of(table, drawn)
     if kind == "binary" and table.shape[1] > 1:
