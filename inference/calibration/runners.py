@@ -22,16 +22,18 @@ from triptych.inference.curvature import principal_factor
 from triptych.inference.em import EM, has_kernel
 from triptych.inference.em.derived import DerivedKernel
 from triptych.inference.em.mixture import MixtureKernel
+from triptych.inference.em.regression_kernel import RegressionKernel, log_posterior
 from triptych.inference.em.search import long_runs, short_runs
 from triptych.inference.gibbs.algorithm import INSTEAD, Gibbs, bound, conjugate_kernel, sample
 from triptych.inference.guide_problem import GAUSSIAN, Problem, optimiser_of
 from triptych.inference.guides import Resolved, is_point, resolve, whitening
-from triptych.inference.laplace import find_mode
+from triptych.inference.laplace import find_mode, hessian
 from triptych.inference.mcmc import DENSE, MCMC, overdispersed
 from triptych.inference.posterior import draws as draws_of
 from triptych.inference.starts import Start, around
 from triptych.inference.status import Status
 from triptych.inference.svi import SVI, block_length, optimise, run_block
+from triptych.inference.unconstrained import coordinates
 from triptych.models.errors import InferenceWarning, InputError
 
 __all__ = ["Drawn", "Runner", "runner"]
@@ -86,6 +88,8 @@ def _em(algorithm: EM, posterior: Posterior) -> Runner:
         )
     bound = _binding(algorithm, posterior)
     kernel = bound(posterior.example)
+    if type(algorithm) is EM and isinstance(kernel, RegressionKernel):
+        return _regression(algorithm, kernel)
     reusable = isinstance(kernel, MixtureKernel) or (
         isinstance(kernel, DerivedKernel) and kernel.exact and not kernel.problem.shape.integrates
     )
@@ -102,6 +106,32 @@ def _em(algorithm: EM, posterior: Posterior) -> Runner:
         factor, _, _ = principal_factor(precision, posterior.space)
         noise = np.asarray(jax.random.normal(key_draws, (algorithm.draws, factor.shape[1])))
         return Drawn(posterior.natural((mode + noise @ factor.T)[None]), ok and found)
+
+    return run
+
+
+def _regression(algorithm: EM, example: RegressionKernel) -> Runner:
+    """Draw λ and β from Laplace's Gaussian on the log evidence, w and the intercept exactly given them."""
+    space = coordinates({site: ((), support) for site, support in example.supports.items()})
+
+    def density(problem: Any, u: Any) -> jax.Array:
+        return space.density(partial(log_posterior, problem, example.intercept))(u)
+
+    value_and_grad = jax.jit(jax.value_and_grad(density, argnums=1))
+    curvature = jax.jit(lambda problem, u: -hessian(partial(density, problem), u))
+    constrain = jax.jit(jax.vmap(space.constrain))
+
+    def run(key: jax.Array, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Drawn:
+        key_climb, key_draws = jax.random.split(key)
+        kernel: Any = algorithm.bind(*args, **kwargs)
+        point, ok = _optimum(algorithm, key_climb, kernel)
+        at = partial(value_and_grad, kernel.problem), partial(curvature, kernel.problem)
+        mode, precision, found = find_mode(*at, np.log([float(point[site]) for site in space.sites]))
+        factor, _, _ = principal_factor(precision, space)
+        noise = np.asarray(jax.random.normal(key_draws, (algorithm.draws, factor.shape[1])))
+        drawn = constrain(jnp.asarray(mode + noise @ factor.T))
+        samples = {site: np.asarray(value)[None] for site, value in drawn.items()}
+        return Drawn(kernel.with_weights(key_draws, samples), ok and found)
 
     return run
 

@@ -123,16 +123,14 @@ class RegressionKernel:
         self, parameters: Mapping[str, np.ndarray], objective: str, key: jax.Array, draws: int
     ) -> tuple[GaussianApproximation, dict[str, np.ndarray]]:
         """λ and β from Laplace on the log evidence; w and the intercept exactly, given each draw of them."""
-        problem, moments = self.problem, self.problem.moments
-
-        def log_density(theta: Mapping[str, Any]) -> jax.Array:
-            value = log_joint(moments, problem.hyper, theta["lambda"], theta["beta"]) + problem.constant
-            # The evidence at b = ȳ; integrating b over its flat prior multiplies it by √(2π/(βN)).
-            flat = 0.5 * jnp.log(2 * jnp.pi / (theta["beta"] * moments.rows))
-            return jnp.asarray(value + (flat if self.intercept else 0.0))
-
+        log_density = partial(log_posterior, self.problem, self.intercept)
         gaussian = laplace_from_density(log_density, parameters, self.supports, objective=objective)
         samples = {site: np.asarray(value) for site, value in gaussian.draws(key, draws).items()}
+        return gaussian, self.with_weights(key, samples)
+
+    def with_weights(self, key: jax.Array, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Add exact draws of w and the intercept to draws of λ and β, each (1, draws)."""
+        moments, samples = self.problem.moments, dict(samples)
         random, singular = generator(jax.random.fold_in(key, 1)), np.asarray(moments.singular)
         precision, noise = samples["lambda"][0][:, None], samples["beta"][0][:, None]
         total = precision + noise * singular**2
@@ -146,7 +144,7 @@ class RegressionKernel:
             noises = noise[:, 0] * float(moments.rows)
             level = self.level + random.standard_normal(len(w)) / np.sqrt(noises)
             samples["intercept"] = (level - w @ self.centre)[None]
-        return gaussian, samples
+        return samples
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give the log evidence, w integrated out; say when the weights vanished or the fit is perfect."""
@@ -170,6 +168,15 @@ class RegressionKernel:
                 found.append(Finding("PERFECT_FIT", text))
             reviews.append(Review(float(value), tuple(found)))
         return reviews
+
+
+def log_posterior(problem: RegressionProblem, intercept: bool, theta: Mapping[str, Any]) -> jax.Array:
+    """Give log p(y, λ, β), w and the intercept integrated out, in nats."""
+    moments = problem.moments
+    value = log_joint(moments, problem.hyper, theta["lambda"], theta["beta"]) + problem.constant
+    # The evidence at b = ȳ; integrating b over its flat prior multiplies it by √(2π/(βN)).
+    flat = 0.5 * jnp.log(2 * jnp.pi / (theta["beta"] * moments.rows))
+    return jnp.asarray(value + (flat if intercept else 0.0))
 
 
 @jax.jit
