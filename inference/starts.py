@@ -14,6 +14,7 @@ import numpy as np
 from triptych.inference.curvature import principal_factor
 from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian
 from triptych.inference.precision import double_precision
+from triptych.inference.sufficient import log_joint
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InferenceWarning, InputError
 
@@ -73,7 +74,7 @@ def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: 
         )
     space = coordinates({site: (p.shape, p.support) for site, p in structure.parameters.items()})
     # Jitted, so that whoever runs it operation by operation (a guide being set up) compiles one thing.
-    density = jax.jit(space.density(lambda theta: m.log_density(theta, *args, **kwargs), jacobian=jacobian))
+    density = jax.jit(space.density(log_joint(m, args, kwargs), jacobian=jacobian))
     return Target(
         space=space,
         density=density,
