@@ -24,6 +24,7 @@ MOST_CHOICES = 400
 MOST_NUMBERS = 200_000
 FINEST, COARSEST = 120, 40  # points of a curve
 LONGEST, SHORTEST = 250, 50  # draws of a chain
+MOST_CHAINS = 6  # of a fit
 
 
 def parameters(run: Run, names: Sequence[str], pens: Pens) -> Markup | None:
@@ -43,7 +44,7 @@ def parameters(run: Run, names: Sequence[str], pens: Pens) -> Markup | None:
         if one.data["posterior"].sizes.get("chain", 1) > 1
     }
     points = int(np.clip(MOST_NUMBERS / (len(names) * len(values)), COARSEST, FINEST))
-    chains = sum(run.fits[fit].data["posterior"].sizes["chain"] for fit in walks)
+    chains = sum(min(run.fits[fit].data["posterior"].sizes["chain"], MOST_CHAINS) for fit in walks)
     length = int(np.clip(MOST_NUMBERS / (len(names) * max(chains, 1)), SHORTEST, LONGEST))
     frame = run.comparison.parameters
     records = {(row["parameter"], row["method"]): row for row in frame.to_dict("records")}
@@ -93,9 +94,9 @@ def _curve(values: np.ndarray, points: int) -> dict[str, Any] | None:
 
 
 def _walk(values: np.ndarray, length: int) -> dict[str, Any]:
-    """Give the draws of every chain, (chain, draw), each `every`-th of them, packed."""
+    """Give the draws of the first chains, (chain, draw), each `every`-th of them, packed."""
     every = -(-values.shape[1] // length)
-    kept = values[:, ::every]
+    kept = values[:MOST_CHAINS, ::every]
     finite = kept[np.isfinite(kept)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     packed = [live.packed(chain, low, high) for chain in kept]

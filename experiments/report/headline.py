@@ -8,7 +8,9 @@ import numpy as np
 
 from triptych.experiments.report.gather import Run
 from triptych.experiments.report.numbers import bound
-from triptych.inference.balance_words import misses
+from triptych.inference.balance_words import HOPELESS_KHAT, misses
+from triptych.inference.importance import LARGEST_KHAT
+from triptych.inference.status import Status
 from triptych.inference.verdict import title
 
 __all__ = ["Alert", "Verdict", "verdict"]
@@ -40,20 +42,25 @@ def verdict(run: Run) -> Verdict:
     The first line names every fit that failed, did not converge or misses part of the posterior, the
     reference first. Where there is none, it says how far the fits are from each other.
     """
-    troubles, alerts = [], []
+    troubles, alerts, mild = [], [], True
     entries = run.manifest.get("fits", {})
     for name in sorted(entries, key=lambda name: name != run.reference):
         who = f"{title(name)}, the reference," if name == run.reference and len(entries) > 1 else title(name)
         fit = run.fits.get(name)
         if fit is None:
             troubles.append(f"{who} failed")
+            mild = False
             text = str(entries[name].get("message") or entries[name].get("status") or "")
             alerts.append(Alert(f"{title(name)} failed.", text))
         elif not fit.status.ok:
-            troubles.append(f"{who} has not converged ({_sign(run, name)})")
-            alerts.append(Alert(f"{who} is not to be relied on as it is.", fit.status.value))
+            few = fit.status is Status.FEW_DRAWS
+            troubles.append(f"{who} has {'few draws' if few else 'not converged'} ({_sign(run, name)})")
+            mild = mild and few
+            worth = "has few draws" if few else "is not to be relied on as it is"
+            alerts.append(Alert(f"{who} {worth}.", fit.status.value))
         elif (found := _astray(run, name)) is not None:
             troubles.append(f"{found[0]} misses part of the posterior")
+            mild = False
             alerts.append(Alert(f"{title(name)} is not the posterior.", found[1]))
     said = list(run.comparison.sentences) if run.comparison is not None else []
     # The sentences repeat how a fit ended, or that it misses part; on the page that stands in the box.
@@ -62,7 +69,8 @@ def verdict(run: Run) -> Verdict:
     texts += [alert.text for alert in alerts]
     sentences = [bound(text) for text in said if not any(known and known in text for known in texts)]
     if troubles:
-        loud = f"Not to be relied on as it stands: {'; '.join(troubles)}."
+        how = "To be taken with care" if mild else "Not to be relied on as it stands"
+        loud = f"{how}: {'; '.join(troubles)}."
         return Verdict(bound(loud), True, tuple(alerts), tuple(sentences))
     first = _agreement(run)
     if not sentences or first:
@@ -86,11 +94,14 @@ def _agreement(run: Run) -> str:
 
 
 def _sign(run: Run, name: str) -> str:
-    """Say in a word how the fit ended, and R-hat where the chains disagree."""
-    status = run.fits[name].status.name.lower().replace("_", " ")
+    """Say in a word how the fit ended, with the number that shows it: ESS of few draws, R-hat of chains."""
+    status = run.fits[name].status
+    column, text = ("ess", "ESS {:.0f}") if status is Status.FEW_DRAWS else ("r_hat", "R-hat {:.2f}")
     known = run.comparison is not None and name in run.comparison.methods.index
-    r_hat = run.comparison.methods["r_hat"].to_dict()[name] if known and run.comparison else float("nan")
-    return f"{status}, R-hat {r_hat:.2f}" if np.isfinite(r_hat) else status
+    number = run.comparison.methods[column].to_dict()[name] if known and run.comparison else float("nan")
+    words = [] if status is Status.FEW_DRAWS else [status.name.lower().replace("_", " ")]
+    words += [text.format(number)] if np.isfinite(number) else []
+    return ", ".join(words) or "see below"
 
 
 def _astray(run: Run, name: str) -> tuple[str, str] | None:
@@ -98,7 +109,9 @@ def _astray(run: Run, name: str) -> tuple[str, str] | None:
     if run.comparison is None or name not in run.comparison.methods.index:
         return None
     row = {str(key): value for key, value in run.comparison.methods.loc[name].to_dict().items()}
-    if name == run.reference or not misses(row):
+    # A k-hat that is only just too large for so few draws, of a q that is near p, is no cause for alarm.
+    limit = HOPELESS_KHAT if np.isfinite(row.get("kl", np.nan)) else LARGEST_KHAT
+    if name == run.reference or not misses(row | {"k_limit": limit}):
         return None
     mark = f"{title(name)}'s "
     known = [text for text in run.comparison.sentences if text.startswith(mark) and "misses part" in text]

@@ -115,5 +115,7 @@ def _ranks(name: str, fit: Fit, pen: Pen) -> Picture | None:
     parameter = list(moving)[worst]
     caption = "Ranks of the draws by chain, for the parameter that mixed worst "
     caption += f"(R-hat {fixed(r_hats[worst], 3)}). Flat is well mixed."
+    if chains > traces.MOST_CHAINS:
+        caption += f" Of {chains} chains, the {traces.MOST_CHAINS} that are least flat."
     image = traces.ranks(moving[parameter], f"{located(parameter)[0]} of {name}: {caption}")
     return Picture(image, name, caption, heading=parameter)

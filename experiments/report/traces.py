@@ -13,9 +13,10 @@ from triptych.experiments.report import canvas, live
 from triptych.experiments.report.canvas import INK, MUTED, Pen
 from triptych.inference.em.landscape import SAME_OPTIMUM
 
-__all__ = ["Restarts", "elbo", "elbo_chart", "ranks", "restarts", "steps", "steps_chart"]
+__all__ = ["MOST_CHAINS", "Restarts", "elbo", "elbo_chart", "ranks", "restarts", "steps", "steps_chart"]
 
 SMOOTH_POINTS = 80  # of a running mean
+MOST_CHAINS = 8  # whose ranks are drawn
 
 
 def steps(objective: np.ndarray, pen: Pen, text: str) -> Markup:
@@ -167,6 +168,8 @@ def restarts(found: Restarts, pen: Pen, text: str) -> Markup:
 def ranks(draws: np.ndarray, text: str) -> Markup:
     """Draw the ranks of each chain's draws among all draws; those of chains that agree are flat.
 
+    Of more than `MOST_CHAINS` chains, those that are least flat.
+
     Parameters
     ----------
     draws : (chain, draw) of one parameter.
@@ -178,18 +181,21 @@ def ranks(draws: np.ndarray, text: str) -> Markup:
     """
     from scipy.stats import rankdata
 
-    chains, count = draws.shape
+    count = draws.shape[1]
     ranked = rankdata(draws).reshape(draws.shape)
     bins = int(np.clip(count // 40, 8, 20))
-    with canvas.drawing(440, 60 + 40 * chains) as (figure, axes):
-        for chain in range(chains):
-            heights, edges = np.histogram(ranked[chain], bins=bins, range=(1, draws.size))
-            even = count / bins
+    even = count / bins
+    tables = [np.histogram(chain, bins=bins, range=(1, draws.size)) for chain in ranked]
+    uneven = np.array([np.sum((heights - even) ** 2) for heights, _ in tables])
+    shown = np.sort(np.argsort(-uneven, kind="stable")[:MOST_CHAINS])
+    with canvas.drawing(440, 60 + 40 * len(shown)) as (figure, axes):
+        for place, chain in enumerate(shown):
+            heights, edges = tables[chain]
             axes.stairs(
-                chain + 0.45 * heights / even, edges, baseline=chain, fill=True, color=MUTED, alpha=0.35
+                place + 0.45 * heights / even, edges, baseline=place, fill=True, color=MUTED, alpha=0.35
             )
-            axes.axhline(chain + 0.45, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
-        axes.set_yticks(np.arange(chains) + 0.3, [f"chain {chain}" for chain in range(chains)])
+            axes.axhline(place + 0.45, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
+        axes.set_yticks(np.arange(len(shown)) + 0.3, [f"chain {chain}" for chain in shown])
         axes.tick_params(axis="y", length=0)
         axes.set_xticks([])
         axes.set_xlabel("rank among all draws")
