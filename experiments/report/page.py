@@ -120,8 +120,8 @@ def render(run: Run, directory: Path) -> str:
 
 
 def _script() -> str:
-    """Give the page's own script: the charts, and what wires them to it."""
-    parts = (HERE / name for name in ("chart.js", "page.js"))
+    """Give the page's own script: the scales, the charts, and what wires them to the page."""
+    parts = (HERE / name for name in ("scales.js", "chart.js", "page.js"))
     return '(() => {\n"use strict";\n' + "".join(part.read_text(encoding="utf-8") for part in parts) + "})();"
 
 
