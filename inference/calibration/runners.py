@@ -28,6 +28,7 @@ from triptych.inference.gibbs.algorithm import INSTEAD, Gibbs, bound, conjugate_
 from triptych.inference.guide_problem import GAUSSIAN, Problem, optimiser_of
 from triptych.inference.guides import Resolved, is_point, resolve, whitening
 from triptych.inference.laplace import find_mode, hessian
+from triptych.inference.laplace_method import Laplace
 from triptych.inference.mcmc import DENSE, MCMC, overdispersed
 from triptych.inference.posterior import draws as draws_of
 from triptych.inference.starts import Start, around
@@ -165,10 +166,9 @@ def _optimum(algorithm: EM, key: jax.Array, kernel: Any) -> tuple[dict[str, np.n
     return kernel.outward(point), ends.status[best].ok
 
 
-@runner.register
-def _mcmc(algorithm: MCMC, posterior: Posterior) -> Runner:
-    """Find a mode as `MCMC.run` does, and walk from around it."""
-    climber = EM(algorithm.model, draws=0) if has_kernel(algorithm.model) else None
+def _beginning(model: Any, posterior: Posterior) -> Callable[[jax.Array, Any], Start]:
+    """Give (key, arrays) → the mode next to EM's optimum, or the best of several climbs, and the scales."""
+    climber = EM(model, draws=0) if has_kernel(model) else None
 
     def begin(key: jax.Array, arrays: Any) -> Start:
         if climber is None:
@@ -177,6 +177,32 @@ def _mcmc(algorithm: MCMC, posterior: Posterior) -> Runner:
         point, _ = _optimum(climber, key_climb, climber.bind(*map(np.asarray, arrays)))
         u = np.asarray(posterior.unconstrain({s: point[s] for s in posterior.space.sites}), float)
         return around(key_mode, posterior.target(arrays), u)
+
+    return begin
+
+
+@runner.register
+def _laplace(algorithm: Laplace, posterior: Posterior) -> Runner:
+    """Draw from the Gaussian at the mode."""
+    begin = _beginning(algorithm.model, posterior)
+
+    def run(key: jax.Array, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Drawn:
+        key_start, key_draws = jax.random.split(key)
+        start = begin(key_start, posterior.arrays(args, kwargs))
+        if start.factor is None:
+            raise InputError(
+                "The parameters are too many for a Hessian: Laplace's approximation has no draws."
+            )
+        noise = np.asarray(jax.random.normal(key_draws, (algorithm.draws, start.factor.shape[1])))
+        return Drawn(posterior.natural((start.centre + noise @ start.factor.T)[None]), True)
+
+    return run
+
+
+@runner.register
+def _mcmc(algorithm: MCMC, posterior: Posterior) -> Runner:
+    """Find a mode as `MCMC.run` does, and walk from around it."""
+    begin = _beginning(algorithm.model, posterior)
 
     def run(key: jax.Array, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Drawn:
         key_start, key_jitter, key_run = jax.random.split(key, 3)

@@ -199,3 +199,36 @@ def test_a_sampler_is_calibrated_on_the_built_in_models(name, method, key):
     model, args = tiny(name, key)
     found = calibrate(METHODS[method](model), jax.random.key(8), *args, simulations=100, draws=30)
     assert found.ok, str(found)
+
+
+def hierarchy(y):
+    """A centre and effects around it: their scale and place are correlated in the posterior."""
+    centre = numpyro.sample("centre", dist.Normal(0.0, 3.0))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 3.0))
+    # Far from zero on average, so that slope and centre trade off.
+    place = jnp.linspace(4.0, 6.0, len(y))
+    numpyro.sample("y", dist.Normal(centre + slope * place, 1.0).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::triptych.models.errors.InferenceWarning")
+def test_a_mean_field_guide_is_caught_and_a_full_one_is_not(key):
+    """Mean-field understates the sd of correlated Gaussians by √(1 − ρ²), here about 5 times."""
+    y = np.linspace(-1, 1, 12)
+    settings = {"steps": 2000, "draws": 60}
+    mean_field = triptych.SVI(hierarchy, guide="AutoNormal", **settings)
+    found = calibrate(mean_field, jax.random.key(2), y, simulations=40, draws=40)
+    for name in ("centre", "slope"):
+        assert found.quantities.loc[name, "direction"] == "too narrow"
+        assert found.quantities.loc[name, "width"] > 1.5
+    assert sum(found.compilations[2:]) == 0
+    full = triptych.SVI(hierarchy, guide="AutoMultivariateNormal", **settings)
+    assert calibrate(full, jax.random.key(2), y, simulations=40, draws=40).ok
+
+
+@pytest.mark.slow
+def test_a_gaussian_posterior_is_its_own_laplace_approximation(key):
+    y = np.linspace(-1, 1, 12)
+    found = calibrate(triptych.Laplace(hierarchy, draws=60), jax.random.key(2), y, simulations=60, draws=40)
+    assert found.ok
+    assert sum(found.compilations[2:]) == 0
