@@ -36,6 +36,7 @@ from triptych.models.errors import InputError
 __all__ = ["CAVI"]
 
 INSTEAD = "SVI or MCMC"
+EXACT = 1e-9  # nats, a standard error that is rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,9 @@ def weigh(
     found = from_weights(weights, "CAVI's q(θ)", symmetry=labels.separate)
     error = float(np.std(counted, ddof=1) / np.sqrt(number)) if number > 1 else 0.0
     elbo += float(np.mean(counted))
-    how, kl, kl_error, standard_error = "ELBO in closed form", None, None, error
+    # Copies of the mode that are apart add log K! exactly: then there is no Monte Carlo in the ELBO.
+    elbo_error = error if error > EXACT else None
+    how, kl, kl_error, standard_error = "ELBO in closed form", None, None, elbo_error
     if found.log_evidence is not None:
         how, kl = f"{how}; {found.method}", found.log_evidence - elbo
         standard_error = found.standard_error or 0.0
@@ -195,7 +198,7 @@ def weigh(
     evidence = dataclasses.replace(
         found,
         elbo=elbo,
-        elbo_error=error,
+        elbo_error=elbo_error,
         kl=kl,
         kl_error=kl_error,
         standard_error=standard_error,
