@@ -240,8 +240,10 @@ def _floored(estimate: Array, hyper: GaussianHyper) -> Array:
 def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
     """Raise the eigenvalues of matrices (…, D, D) relative to `factor factorᵀ` to the floor, if any is below.
 
-    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare.
+    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare. `factor` (…, D, D) is
+    one for all, or one for each data set (of a bootstrap).
     """
+    factor = jnp.broadcast_to(factor, estimate.shape)
     whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
     whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
     above = jnp.linalg.cholesky(whitened - floor * jnp.eye(factor.shape[-1]))
@@ -250,7 +252,7 @@ def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
         values, vectors = jnp.linalg.eigh(whitened)
         clipped = (vectors * jnp.maximum(values, floor)[..., None, :]) @ jnp.swapaxes(vectors, -2, -1)
         low = jnp.min(values, axis=-1)[..., None, None] < floor
-        return jnp.where(low, factor @ clipped @ factor.T, estimate)
+        return jnp.where(low, factor @ clipped @ jnp.swapaxes(factor, -2, -1), estimate)
 
     return jax.lax.cond(jnp.all(jnp.isfinite(above)), lambda: estimate, raised)
 
@@ -258,7 +260,10 @@ def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
 @_raise_eigenvalues.def_vmap
 def _raise_many(size: int, batched: list[bool], estimate: Array, factor: Array, floor: Array) -> Any:
     """Keep the condition one for a whole batch of starts: `vmap` would run both of its sides."""
-    del size
-    if batched[1] or batched[2]:
-        raise TypeError("starts share one data set, hence one `factor` and one `floor`")
+    if batched[2]:
+        raise TypeError("all starts and data sets have one `floor`")
+    if batched[1]:  # data sets of their own: the new axis goes first in both
+        estimate = estimate if batched[0] else jnp.broadcast_to(estimate, (size, *estimate.shape))
+        between = (1,) * (estimate.ndim - factor.ndim)
+        factor = factor.reshape(factor.shape[0], *between, *factor.shape[1:])
     return _raise_eigenvalues(estimate, factor, floor), True

@@ -8,6 +8,7 @@ import pytest
 
 import triptych
 from triptych import EM, BernoulliMixture, GaussianMixture, InputError
+from triptych.inference.em.starts import generator
 
 N, B = 80, 400
 # A standard deviation estimated from B replicates has a relative standard error of 1/√(2B): 4 of them.
@@ -33,9 +34,7 @@ def test_it_agrees_with_the_information_where_components_are_apart(key):
     rng = np.random.default_rng(1)
     z = rng.random(300) < 0.4
     x = np.where(z, rng.normal(0, 1, 300), rng.normal(9, 2, 300))[:, None]
-    fit = EM(GaussianMixture(2, covariance="diagonal"), objective="mle", restarts=2, bootstrap=200).run(
-        key, x
-    )
+    fit = EM(GaussianMixture(2), objective="mle", restarts=2, bootstrap=200).run(key, x)
     group, information = fit.data["bootstrap"], fit.data["standard_errors"]
     assert group.attrs["replicates"] == 200
     assert group.attrs["ambiguous"] == 0.0  # labels stay the optimum's
@@ -43,6 +42,21 @@ def test_it_agrees_with_the_information_where_components_are_apart(key):
         np.testing.assert_allclose(group[site].values, information[site].values, rtol=4 / np.sqrt(400) + 0.05)
     # Of a variance the information assumes normal tails, which 120 to 180 rows have only roughly.
     np.testing.assert_allclose(group["covariances"].values, information["covariances"].values, rtol=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("covariance", ["full", "tied", "spherical"])
+def test_every_replicate_is_the_fit_to_its_own_rows(covariance, key):
+    """The compiled run of all replicates against one fit at a time, each to its rows as weights."""
+    x = np.random.default_rng(4).normal(size=(40, 2)) + 6 * (np.arange(40) % 2)[:, None]
+    em = EM(GaussianMixture(2, covariance=covariance), objective="mle", restarts=1, draws=0, tol=1e-9)
+    fit = em.run(key, x)
+    found = triptych.bootstrap(em, key, x, replicates=3, fit=fit)
+    counts = generator(jax.random.split(key)[1]).multinomial(40, np.full(40, 1 / 40), size=3)
+    for i, count in enumerate(counts):
+        alone = em.run(key, x, sample_weight=count.astype(float), parameters=fit.parameters).parameters
+        for site, values in found.draws.items():
+            np.testing.assert_allclose(values[i], alone[site], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::triptych.models.errors.InferenceWarning")
