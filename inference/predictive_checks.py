@@ -155,12 +155,13 @@ def words(found: Sequence[Check]) -> str:
     span = f"{worst.low:.4g} to {worst.high:.4g}"
     if not out:
         return (
-            f"Replicates look like the data in all {len(known)} statistics; the worst matched is the "
-            f"{worst.statistic}, {worst.observed:.4g} against {span} in 95 % of the replicates."
+            f"None of {len(known)} statistics of the data is far from those of the replicates; the worst matched "
+            f"is the {worst.statistic}, {worst.observed:.4g} against {span} in 95 % of them."
         )
     more = f", and {len(out) - 1} more of {len(known)} statistics" if len(out) > 1 else ""
     side = "above" if worst.p < 0.5 else "below"
+    reach = f"Bayesian p-value {worst.p:.3f}" if worst.tail > 0 else "none of them reaches it"
     return (
         f"The model does not reproduce the {worst.statistic}{more}: {worst.observed:.4g} in the data "
-        f"is {side} what the replicates have, {span} in 95 % of them (Bayesian p-value {worst.p:.3f})."
+        f"is {side} what the replicates have, {span} in 95 % of them ({reach})."
     )
