@@ -155,8 +155,8 @@ def words(found: Sequence[Check]) -> str:
     span = f"{worst.low:.4g} to {worst.high:.4g}"
     if not out:
         return (
-            f"None of {len(known)} statistics of the data is far from those of the replicates; the worst matched "
-            f"is the {worst.statistic}, {worst.observed:.4g} against {span} in 95 % of them."
+            f"None of {len(known)} statistics of the data is far from those of the replicates; the worst "
+            f"matched is the {worst.statistic}, {worst.observed:.4g} against {span} in 95 % of them."
         )
     more = f", and {len(out) - 1} more of {len(known)} statistics" if len(out) > 1 else ""
     side = "above" if worst.p < 0.5 else "below"
