@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from triptych.experiments.report.gather import Run
-from triptych.experiments.report.numbers import fixed, missing, number
+from triptych.experiments.report.numbers import bound, fixed, missing, number
 from triptych.experiments.report.parts import Pens, Section, Table
 from triptych.inference.fit import Fit
 
@@ -86,7 +86,7 @@ def _pm(row: Any, key: str) -> str:
     if missing(row.get(key)):
         return "–"
     error = row.get(f"{key}_se")
-    return fixed(row[key], 1) if missing(error) else f"{fixed(row[key], 1)} ± {fixed(error, 1)}"
+    return fixed(row[key], 1) if missing(error) else bound(f"{fixed(row[key], 1)} ± {fixed(error, 1)}")
 
 
 def _percent(value: Any) -> str:
@@ -96,4 +96,4 @@ def _percent(value: Any) -> str:
 def _beside(text: str, other: Any, word: str, *, percent: bool = False) -> str:
     if text == "–" or missing(other):
         return text
-    return f"{text} ({word} {_percent(other) if percent else number(other, 2)})"
+    return f"{text} ({word}\N{NO-BREAK SPACE}{_percent(other) if percent else number(other, 2)})"
