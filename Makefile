@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow coverage lint format gallery picture configs clean
+.PHONY: help demo test test-slow coverage lint format bench gallery picture configs clean
 
 help:
 	@echo "make demo        fit Old Faithful by EM, SVI and MCMC and write the report"
 	@echo "make test        the fast tests          make test-slow   the long statistical ones"
 	@echo "make coverage    the fast tests, with statement and branch coverage"
 	@echo "make lint        ruff and pyright        make format      let ruff mend what it can"
+	@echo "make bench       time triptych and its peers side by side, into docs/benchmarks.md"
 	@echo "make gallery     run five configs and keep their pages in docs/gallery"
 	@echo "make picture     take the README's picture again, from the gallery"
 	@echo "make configs     run every shipped config, into results/"
@@ -39,6 +40,11 @@ $(VENV)/.develop: $(VENV)/.run
 	@$(INSTALL) --group test --group lint
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.run
+	@echo "Installing the peers into $(VENV) (some gigabytes, with PyTorch) ..."
+	@$(INSTALL) --group bench
+	@touch $@
+
 demo: $(VENV)/.run
 	$(BIN)/triptych run old_faithful --output results/old_faithful
 	@echo "Open results/old_faithful/report.html in a browser."
@@ -60,6 +66,11 @@ lint: $(VENV)/.develop
 format: $(VENV)/.develop
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The peers live in an environment of their own: what they depend on is heavy.
+bench:
+	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.bench
+	.venv-bench/bin/python benchmarks/bench.py
 
 gallery: $(VENV)/.run
 	$(BIN)/python docs/gallery.py

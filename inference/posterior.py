@@ -277,6 +277,7 @@ def assemble(
     kwargs: Mapping[str, Any],
     *,
     sample_stats: Mapping[str, Any] | None = None,
+    likelihoods: bool = True,
 ) -> tuple[xr.DataTree, tuple[Finding, ...]]:
     """Build a fit's data from its draws: log-likelihoods, observed data and the call's arguments added.
 
@@ -285,12 +286,13 @@ def assemble(
     m : the marginal of the program.
     samples : site → (chain, draw, …).
     args, kwargs : what the program was called with.
+    likelihoods : whether to add the pointwise log-likelihood, whose program has to be compiled.
 
     Returns
     -------
     The DataTree, and what a reader must know of it (not yet said aloud).
     """
-    log_likelihood, findings = pointwise(m, samples, args, kwargs)
+    log_likelihood, findings = pointwise(m, samples, args, kwargs) if likelihoods else (None, ())
     data = observed(m, args, kwargs)
     constant, attrs = record(getattr(m, "program", m), args, kwargs, data)
     tree = build(

@@ -57,7 +57,8 @@ class EM:
     max_steps : steps at most.
     starts : "portfolio" or one recipe of `triptych.inference.em.starts.RECIPES`.
     update : regression only: "em", "fixed_point" (MacKay) or "gradient" ascent of the log evidence.
-    draws : draws from the Laplace approximation at the optimum (the fit's `posterior`); 0 leaves it out.
+    draws : draws from the Laplace approximation at the optimum (the fit's `posterior`); 0 leaves it out, and
+        the pointwise log-likelihood with it.
     latents : continuous sites to integrate out instead of maximising; `None` leaves the choice to the program
         (`roles.py`).
     e_step : "exact"; "hard", one best completion; "annealed", exact after flattened ones; "variational", a

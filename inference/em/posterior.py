@@ -52,7 +52,7 @@ def laplace_posterior(
         )
         return build(point), Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
     if em.draws == 0 or not getattr(kernel, "has_posterior", True):
-        tree, findings = assemble(m, point, args, kwargs)
+        tree, findings = assemble(m, point, args, kwargs, likelihoods=em.draws > 0)
         return tree, Evidence(), findings
     if kernel.hessian_work > HESSIAN_WORK:
         text = (

@@ -1,0 +1,47 @@
+"""Regression evidence maximisation against scikit-learn's BayesianRidge."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from harness import Row, alternate, seconds
+
+import triptych
+
+
+def against_ridge(rows: int, columns: int, repeats: int) -> Row:
+    """Compare a whole fit, from data in memory to λ, β and w, warm."""
+    from sklearn.linear_model import BayesianRidge
+
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(rows, columns))
+    y = X @ generator.normal(size=columns) + generator.normal(size=rows)
+    em = triptych.EM(triptych.BayesianLinearRegression(), objective="mle", draws=0, restarts=1)
+
+    def theirs() -> Any:
+        return BayesianRidge(alpha_1=0, alpha_2=0, lambda_1=0, lambda_2=0, tol=1e-8, max_iter=1000).fit(X, y)
+
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit, peer = em.run(jax.random.key(0), X, y), theirs()
+        gap = max(
+            abs(float(fit.parameters["beta"]) / peer.alpha_ - 1),
+            abs(float(fit.parameters["lambda"]) / peer.lambda_ - 1),
+        )
+        own, other, ratios = alternate(
+            lambda: seconds(lambda: em.run(jax.random.key(0), X, y)), lambda: seconds(theirs), repeats
+        )
+    said = f"λ and β within {gap:.0e}"
+    return Row(
+        "EM, whole fits",
+        f"regression evidence ({rows}, {columns}), warm",
+        "BayesianRidge",
+        1e3 * own,
+        1e3 * other,
+        ratios,
+        "ms",
+        said,
+    )
