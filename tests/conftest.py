@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,16 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 DATA = Path(__file__).parent.parent / "experiments" / "data"
+
+
+# Seconds since the epoch from which on no test begins: `.ci/run` has so much time and no more.
+UNTIL = float(os.environ.get("TRIPTYCH_TESTS_UNTIL", "inf"))
+
+
+def pytest_runtest_setup() -> None:
+    """Leave a test out, and say so, once the time of the run is up."""
+    if time.time() > UNTIL:
+        pytest.skip("the time of this run is up")
 
 
 @pytest.fixture(scope="module", autouse=True)
