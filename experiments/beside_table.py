@@ -6,7 +6,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from triptych.experiments.candidates import Beside, Candidate
-from triptych.inference.verdict import title
 
 __all__ = ["beside_tables"]
 
@@ -32,6 +31,8 @@ def _verdict(one: Candidate) -> str:
 
 
 def _fits(found: Beside) -> Table:
+    from triptych.inference.verdict import title  # late: it takes JAX and NumPyro with it
+
     table = Table(title="Fit by fit, against the best run under the same fit", title_justify="left")
     columns = {
         "log p(x)": lambda row: number(row.log_evidence, row.error, 2),
