@@ -1,1 +1,1 @@
-"""Inference in the programs of `triptych.models`: EM, SVI and MCMC, each giving a `Fit`."""
+"""Inference in the programs of `triptych.models`: EM, SVI, MCMC and other methods, each giving a `Fit`."""

@@ -174,3 +174,16 @@ def test_what_it_does_not_have_is_said(key):
         CAVI(GaussianMixture(2), acceleration="fast")
     with pytest.raises(InputError, match=r"CAVI needs.*use SVI or MCMC"):
         CAVI(lambda x: None).run(key, REAL)
+
+
+@pytest.mark.parametrize(
+    "covariance",
+    ["diagonal", *(pytest.param(c, marks=pytest.mark.slow) for c in ("full", "tied", "spherical"))],
+)
+def test_of_one_component_it_is_the_exact_posterior(covariance, key):
+    """Every draw then has the same weight p(x, θ)/q(θ) = p(x), and the ELBO is log p(x)."""
+    fit = CAVI(GaussianMixture(1, covariance=covariance), draws=50).run(key, REAL)
+    weights = fit.data["sample_stats"]["log_weight"].values
+    np.testing.assert_allclose(weights, fit.evidence.elbo, atol=1e-7)
+    assert fit.evidence.elbo_error is None
+    assert fit.status is Status.CONVERGED
