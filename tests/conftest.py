@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+# The tests compile more than they compute: what one run has compiled, the next need not.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 DATA = Path(__file__).parent.parent / "experiments" / "data"
 
