@@ -28,10 +28,20 @@ LARGEST = 10_000_000  # numbers drawn in all; above, fewer draws
 
 
 class Redrawn(Messenger):
-    """Let what a program conditions on be drawn; factors, which cannot be, stay."""
+    """Let what a program conditions on be drawn; factors, which cannot be, stay.
+
+    Raises
+    ------
+    InputError : a `scan`, whose body is run apart, so that its data would stay what they are.
+    """
 
     def process_message(self, msg: Any) -> None:
         """Take the observed value away."""
+        if msg["type"] == "control_flow":
+            raise InputError(
+                "What a `scan` observes is not drawn here: there are no replicates of it, and its "
+                "calibration needs `simulate=`, a function key → (parameters, args)."
+            )
         if msg["type"] == "sample" and msg["is_observed"] and not isinstance(msg["fn"], dist.Unit):
             msg["is_observed"], msg["value"] = False, None
 

@@ -121,8 +121,6 @@ def _check_sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
         handlers.substitute(model, substitute_fn=feasible)(*args, **kwargs)  # an improper prior has no draw
     for name, site in trace.items():
         fn: Any = site.get("fn")
-        if site["type"] == "control_flow":
-            raise InputError(f"A program with a `scan` ({name!r}) is not drawn from here: give `simulate=`.")
         if site["type"] == "param":
             raise InputError(
                 f"`numpyro.param` {name!r} has no prior to be drawn from: give it a proper one, {cure}"

@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 import triptych
@@ -152,9 +153,39 @@ def centred(x):
     numpyro.sample("x", dist.Normal(mu, 1.0).expand([len(x)]).to_event(1), obs=x - 1.0)
 
 
+def chained(x):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    def step(last, value):
+        numpyro.sample("x", dist.Normal(mu + 0.5 * last, 1.0), obs=value)
+        return value, None
+
+    scan(step, 0.0, x)
+
+
+def test_a_chain_is_drawn_by_a_function_of_its_own(key):
+    """An autoregression with known noise: μ has a Gaussian posterior, of the x_t − x_{t−1}/2."""
+
+    def simulate(key):
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+        mu, x = rng.normal(), [0.0]
+        for _ in range(6):
+            x.append(mu + 0.5 * x[-1] + rng.normal())
+        return {"mu": np.asarray(mu)}, (np.array(x[1:]),)
+
+    def exact(key, x):
+        rest = x - 0.5 * np.concatenate([[0.0], x[:-1]])
+        return {"mu": (rest.sum() + np.sqrt(7) * np.asarray(jax.random.normal(key, (40,)))) / 7}
+
+    x = np.arange(6.0)
+    found = calibrate(exact, key, x, model=chained, simulate=simulate, simulations=60, draws=40)
+    assert found.ok
+
+
 @pytest.mark.parametrize(
     ("program", "said"),
     [
+        (chained, "`scan` observes is not drawn"),
         (follows, "'mu' follows the data"),
         (improper, "'mu' is improper"),
         (weighed, "'pull' is a factor"),
