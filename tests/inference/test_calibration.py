@@ -226,7 +226,7 @@ METHODS = {
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.filterwarnings("ignore::triptych.models.errors.InferenceWarning")
 def test_a_sampler_is_calibrated_on_the_built_in_models(name, method, key):
-    """At this seed no quantity fails; a calibrated sampler fails at 5 % of seeds at most, over its quantities."""
+    """At this seed no quantity fails; a calibrated sampler fails at 5 % of seeds at most, any of them."""
     model, args = tiny(name, key)
     found = calibrate(METHODS[method](model), jax.random.key(8), *args, simulations=100, draws=30)
     assert found.ok, str(found)
