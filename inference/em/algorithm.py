@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.em.accelerated import ACCELERATIONS
+from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.choices import maker_of
 from triptych.inference.em.derived import DerivedKernel, derive
 from triptych.inference.em.explain import Explanation, explain
@@ -125,6 +129,8 @@ class EM:
             call = Call(args, kwargs, weight, self.objective, self.update, *chosen)
             by_hand = chosen == (None, "exact", "auto")
             if args and isinstance(args[0], Rows):
+                if self.bootstrap:
+                    raise InputError("`bootstrap` needs its rows in memory.")
                 return stream(self.model, call)
             return bind(self.model, call) if by_hand else derive(self.model, call)
 
@@ -158,6 +164,7 @@ class EM:
         sample_weight: Any = None,
         parameters: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> Fit:
         """Fit the model.
@@ -169,6 +176,8 @@ class EM:
         sample_weight : (N,) how many rows each row counts for.
         parameters : site → start; then there is this one start.
         progress : called with (steps done, steps at most, best objective).
+        checkpoint : a file that is written after every pass over `triptych.rows(...)`; the same call goes on
+            from there where it was cut off. It is deleted at the end.
 
         Returns
         -------
@@ -182,6 +191,8 @@ class EM:
             raise InputError("`bootstrap` draws rows that count once each: leave `sample_weight` out.")
         with stopwatch() as watch, double_precision():
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
+            if checkpoint is not None:
+                kernel = _kept(self, kernel, checkpoint, key)
             first, second, third = jax.random.split(key, 3)
             given = None if parameters is None else kernel.inward(parameters)
             maker = maker_of(self.e_step)
@@ -193,6 +204,8 @@ class EM:
                 start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
             run = long_runs(self, kernel, start, progress)
             fit = assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+            if isinstance(kernel, StreamedKernel) and kernel.problem.checkpoint is not None:
+                kernel.problem.checkpoint.clear()
         if not self.bootstrap:
             return fit
         from triptych.inference.em.bootstrap import with_bootstrap
@@ -219,6 +232,19 @@ class EM:
 def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     following, objective, _ = problem.step(parameters)
     return following, objective
+
+
+def _kept(em: EM, kernel: Kernel, path: str | Path, key: jax.Array) -> Kernel:
+    """Have a climb write where it stands, and go on from there."""
+    if not isinstance(kernel, StreamedKernel):
+        raise InputError("`checkpoint` is for rows that are read in blocks: `run(key, triptych.rows(...))`.")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"`checkpoint` is {path}, but there is no directory {path.parent}.")
+    numbers = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    rows = kernel.problem.rows
+    what = (repr(em.model), em.settings, np.asarray(numbers).tolist(), rows.total, rows.names)
+    return kernel.writing(Checkpoint(path, hashlib.sha256(repr(what).encode()).hexdigest()))
 
 
 def _weights(sample_weight: Any, args: tuple[Any, ...]) -> np.ndarray:

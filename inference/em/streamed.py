@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from triptych.inference.em.accelerated import Accelerator
+from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.convergence import Rule
 from triptych.inference.em.family import Array, Family, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, fold_at, m_step, over_chunks
@@ -54,12 +55,14 @@ class Answer:
 class StreamedProblem:
     """A mixture bound to rows that are read in blocks; `light` is the same problem on no rows.
 
-    `size` rows make a block, a multiple of the number of devices.
+    `size` rows make a block, a multiple of the number of devices; a climb that has a `checkpoint` writes its
+    state there after every pass, and goes on from there.
     """
 
     rows: Rows
     light: MixtureProblem
     size: int
+    checkpoint: Checkpoint | None = None
 
     @property
     def family(self) -> Family:
@@ -102,6 +105,9 @@ class StreamedProblem:
         self, state: Any, rule: Rule, limit: int, *, size: int, accelerator: Accelerator | None
     ) -> tuple[Any, np.ndarray]:
         """Run up to `limit` steps of every start; the host's counterpart of `loop.advance`."""
+        past = np.empty((0, len(state.done)))
+        if self.checkpoint is not None and not np.any(np.asarray(state.steps)):
+            state, past = self.checkpoint.load(state) or (state, past)
         trace = np.full((size, len(state.done)), np.nan)
         for index in range(int(limit)):
             if np.all(np.asarray(state.done) > 0):
@@ -109,7 +115,9 @@ class StreamedProblem:
             pending = state.parameters if accelerator is None else state.pending
             state = _judged(self.answer(pending), state, rule, accelerator=accelerator)
             trace[index] = np.asarray(state.objective)
-        return state, trace
+            if self.checkpoint is not None:
+                self.checkpoint.save(state, trace[index])
+        return state, np.concatenate([past, trace])
 
     def _on(self, block: np.ndarray, mesh: Mesh) -> MixtureProblem:
         """Put a block on the devices, filled up with rows of weight 0 to a number they can share."""
@@ -131,7 +139,13 @@ def added(parts: Any, rows: Rows) -> Any:
         return jax.tree.map(np.asarray, parts)
     from jax.experimental.multihost_utils import process_allgather
 
-    gathered: Any = process_allgather(jax.tree.map(np.asarray, parts))
+    try:
+        gathered: Any = process_allgather(jax.tree.map(np.asarray, parts))
+    except Exception as error:
+        raise RuntimeError(
+            "Another process that shares the rows has ended, so this one cannot go on. Start all of them "
+            "again; with EM(...).run(..., checkpoint=PATH) they go on from the last pass over the rows."
+        ) from error
     return jax.tree.map(lambda leaf: np.sum(leaf, axis=0), gathered)
 
 

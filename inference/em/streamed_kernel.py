@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.em import degeneracy
+from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.gaussian import GaussianHyper
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
@@ -128,6 +129,10 @@ class StreamedKernel:
     def hessian_work(self) -> float:
         """Without bound: the program's own density needs its rows in memory."""
         return np.inf
+
+    def writing(self, checkpoint: Checkpoint) -> StreamedKernel:
+        """Give the same kernel, whose climb writes where it stands."""
+        return dataclasses.replace(self, problem=dataclasses.replace(self.problem, checkpoint=checkpoint))
 
     def starts(self, key: jax.Array, number: int, init: str) -> Start:
         """Make starting points from the sample."""

@@ -18,6 +18,7 @@ import pytest
 import triptych
 from triptych.inference import rows as reading
 from triptych.inference.em.algorithm import EMState
+from triptych.inference.em.streamed import StreamedProblem
 from triptych.inference.em.streamed_kernel import Moments, merged
 from triptych.models.errors import InputError
 
@@ -135,6 +136,36 @@ def test_wrong_rows_are_refused(x: np.ndarray, tmp_path: Path) -> None:
         em.run(key, triptych.rows(x), sample_weight=np.ones(len(x)))
     with pytest.raises(InputError, match="needs its rows in memory"):
         triptych.EM(triptych.BayesianLinearRegression()).run(key, triptych.rows(x))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_climb_goes_on_where_it_was_cut_off(
+    x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    em, key, path = triptych.EM(triptych.GaussianMixture(2), draws=0), jax.random.key(0), tmp_path / "state"
+    start, passes, answer = em.init(key, x[:300]).parameters, [0], StreamedProblem.answer
+    whole = em.run(key, triptych.rows(x), parameters=start)
+
+    def interrupted(problem: StreamedProblem, stacked: Any) -> Any:
+        passes[0] += 1
+        if passes[0] == 6:
+            raise KeyboardInterrupt
+        return answer(problem, stacked)
+
+    monkeypatch.setattr(StreamedProblem, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        em.run(key, triptych.rows(x), parameters=start, checkpoint=path)
+    with pytest.raises(InputError, match="another fit"):
+        em.run(jax.random.key(1), triptych.rows(x), parameters=start, checkpoint=path)
+    again = em.run(key, triptych.rows(x), parameters=start, checkpoint=path)
+    np.testing.assert_array_equal(again.objective, whole.objective)
+    assert passes[0] == len(whole.objective) + 1
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("something else")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        em.run(key, triptych.rows(x), parameters=start, checkpoint=path)
+    with pytest.raises(InputError, match="read in blocks"):
+        em.run(key, x, checkpoint=path)
 
 
 def test_moments_of_parts_are_those_of_the_whole(x: np.ndarray) -> None:
