@@ -58,4 +58,4 @@ def test_the_wheel_built_from_the_sdist_holds_the_tree(tmp_path: Path) -> None:
         for name in names
         if name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and Path(name).suffix in SHIPPED
     }
-    assert packed == tree | {"triptych/__init__.py", "triptych/py.typed"}
+    assert packed == tree | {f"triptych/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
