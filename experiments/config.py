@@ -6,23 +6,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from triptych.experiments.settings import (
+from triptych.experiments.fit_settings import (
     AscentSettings,
     BatchAndMatchSettings,
-    BayesianLinearRegressionSettings,
-    BernoulliMixtureSettings,
     CAVISettings,
     ChEESSettings,
-    DataSettings,
     EMSettings,
-    GaussianMixtureSettings,
     GibbsSettings,
     LaplaceSettings,
     MCMCSettings,
     PathfinderSettings,
+    SVISettings,
+)
+from triptych.experiments.settings import (
+    BayesianLinearRegressionSettings,
+    BernoulliMixtureSettings,
+    DataSettings,
+    GaussianMixtureSettings,
     ProgramSettings,
     Settings,
-    SVISettings,
 )
 
 __all__ = ["Config", "FitSettings", "ModelSettings", "schema"]

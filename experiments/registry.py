@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from triptych.experiments import fit_settings as f
 from triptych.experiments import settings as s
 
 __all__ = [
@@ -74,16 +75,16 @@ MODELS: Mapping[str, Entry] = {
 }
 
 METHODS: Mapping[str, Entry] = {
-    "em": Entry(s.EMSettings, "triptych.inference.em", "EM"),
-    "ascent": Entry(s.AscentSettings, "triptych.inference.em", "Ascent"),
-    "svi": Entry(s.SVISettings, "triptych.inference.svi", "SVI"),
-    "mcmc": Entry(s.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
-    "gibbs": Entry(s.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
-    "laplace": Entry(s.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
-    "cavi": Entry(s.CAVISettings, "triptych.inference.cavi", "CAVI"),
-    "batch_and_match": Entry(s.BatchAndMatchSettings, "triptych.inference.batch_and_match", "BatchAndMatch"),
-    "pathfinder": Entry(s.PathfinderSettings, "triptych.inference.pathfinder", "Pathfinder"),
-    "chees": Entry(s.ChEESSettings, "triptych.inference.chees", "ChEES"),
+    "em": Entry(f.EMSettings, "triptych.inference.em", "EM"),
+    "ascent": Entry(f.AscentSettings, "triptych.inference.em", "Ascent"),
+    "svi": Entry(f.SVISettings, "triptych.inference.svi", "SVI"),
+    "mcmc": Entry(f.MCMCSettings, "triptych.inference.mcmc", "MCMC"),
+    "gibbs": Entry(f.GibbsSettings, "triptych.inference.gibbs", "Gibbs"),
+    "laplace": Entry(f.LaplaceSettings, "triptych.inference.laplace_method", "Laplace"),
+    "cavi": Entry(f.CAVISettings, "triptych.inference.cavi", "CAVI"),
+    "batch_and_match": Entry(f.BatchAndMatchSettings, "triptych.inference.batch_and_match", "BatchAndMatch"),
+    "pathfinder": Entry(f.PathfinderSettings, "triptych.inference.pathfinder", "Pathfinder"),
+    "chees": Entry(f.ChEESSettings, "triptych.inference.chees", "ChEES"),
 }
 
 DATASETS: Mapping[str, Dataset] = {

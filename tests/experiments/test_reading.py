@@ -181,7 +181,7 @@ def test_settings_are_those_of_the_class_with_its_defaults(name: str) -> None:
 
 def test_the_guides_and_starts_of_a_config_are_those_of_the_methods() -> None:
     from triptych.experiments.autoguides import autoguides
-    from triptych.experiments.settings import EMSettings
+    from triptych.experiments.fit_settings import EMSettings
     from triptych.inference.em.starts import RECIPES
     from triptych.inference.guides import guide_names
 
