@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,6 +20,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 DATA = Path(__file__).parent.parent / "experiments" / "data"
 
 
+MAPS = 15_000
 # Seconds since the epoch from which on no test begins: `.ci/run` has so much time and no more.
 UNTIL = float(os.environ.get("TRIPTYCH_TESTS_UNTIL", "inf"))
 
@@ -30,12 +31,12 @@ def pytest_runtest_setup() -> None:
         pytest.skip("the time of this run is up")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_compiled_programs() -> Iterator[None]:
-    """Free what XLA compiled for a file of tests: programs hold memory maps, and a process has 65 530."""
-    yield
-    jax.clear_caches()
-    gc.collect()
+def pytest_runtest_teardown() -> None:
+    """Free what XLA has compiled once it holds many memory maps: a process that has 65 530 dies."""
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
