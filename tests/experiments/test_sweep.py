@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from triptych.experiments import beside, display
 from triptych.experiments import sweep as sweeping
 from triptych.experiments.cli import app
 from triptych.experiments.grid import cells, read_grid
@@ -26,8 +29,13 @@ def call(*arguments: object) -> Result:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """Run the cells in this process, one after the other, and say which ran."""
+    """Run the cells in this process, one after the other, and say which ran; put nothing side by side."""
     ran: list[Sequence[str]] = []
+    page: Any = ModuleType("triptych.experiments.report.beside")
+    page.write_page = lambda found, path: path.write_text(str(found))
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    monkeypatch.setattr(beside, "side_by_side", list)
+    monkeypatch.setattr(display, "show_beside", lambda found: None)
 
     def run_cell(arguments: Sequence[str], where: str) -> sweeping.Ended:
         ran.append(arguments)
@@ -141,9 +149,10 @@ def test_a_cluster_that_is_not_there_is_refused(config_file: Writer, tmp_path: P
 @pytest.mark.slow
 def test_each_run_is_a_process_of_its_own(config_file: Writer, tmp_path: Path) -> None:
     only_em = ["fits.svi=null", "fits.mcmc=null", "fits.em.restarts=1", "fits.em.draws=0", "data.rows=60"]
-    result = call("sweep", config_file(), "model.components=1,61", *only_em, "--output", tmp_path / "out")
+    result = call("sweep", config_file(), "model.components=1,2,61", *only_em, "--output", tmp_path / "out")
     assert result.exit_code == 1, result.output
     assert (tmp_path / "out" / "components=1" / "report.html").is_file()
+    assert "components=2" in (tmp_path / "out" / "sweep.html").read_text()
     assert "components=61" in result.stderr
     assert "60" in result.stderr
 
