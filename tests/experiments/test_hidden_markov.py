@@ -203,7 +203,8 @@ def test_three_methods_run_from_one_declaration() -> None:
         r = fit.responsibilities(x)
         assert r.shape == (80, 2)
         np.testing.assert_allclose(r.sum(axis=1), 1, rtol=1e-9)
-        assert np.mean(r.argmax(axis=1) == fits[0].responsibilities(x).argmax(axis=1)) > 0.8
+        same = np.mean(r.argmax(axis=1) == fits[0].responsibilities(x).argmax(axis=1))
+        assert max(same, 1 - same) > 0.8  # nothing says which of the two states comes first
 
 
 def test_the_page_keeps_a_chain_in_its_order_in_time() -> None:
