@@ -140,6 +140,6 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.what} / {row.peer}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as the peer (tick: the aim)")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=130)
     plt.close(figure)
