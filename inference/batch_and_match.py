@@ -23,6 +23,7 @@ from triptych.inference.status import Finding, Status
 from triptych.inference.symmetry import labels_of
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["BatchAndMatch"]
 
@@ -67,11 +68,8 @@ class BatchAndMatch:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", WINDOW), ("batch", 2), ("draws", 1)):
-            value = getattr(self, name)
-            if name == "batch" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+            if name != "batch" or self.batch is not None:
+                whole_number(name, getattr(self, name), least)
         if not (isinstance(self.tol, int | float) and np.isfinite(self.tol) and self.tol > 0):
             raise InputError(f"`tol` is {self.tol!r}: give a number above 0.")
 

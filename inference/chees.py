@@ -20,7 +20,7 @@ from triptych.inference.posterior import in_batches
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import find_start
 from triptych.inference.timing import stopwatch
-from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["ChEES"]
 
@@ -64,9 +64,7 @@ class ChEES:
 
     def __post_init__(self) -> None:
         for name, least in (("warmup", 10), ("draws", 4), ("chains", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+            whole_number(name, getattr(self, name), least)
 
     def run(
         self, key: jax.Array, *args: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any

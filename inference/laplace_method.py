@@ -21,6 +21,7 @@ from triptych.inference.status import Finding, Status
 from triptych.inference.symmetry import labels_of
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["Laplace"]
 
@@ -55,9 +56,7 @@ class Laplace:
     draws: int = 1000
 
     def __post_init__(self) -> None:
-        draws = self.draws
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-            raise InputError(f"`draws` is {draws!r}: give a whole number, at least 1.")
+        whole_number("draws", self.draws)
 
     def run(
         self, key: jax.Array, *args: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any

@@ -20,6 +20,7 @@ from triptych.inference.precision import matching_precision
 from triptych.inference.starts import Start, find_start
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["MCMC"]
 
@@ -72,9 +73,7 @@ class MCMC:
 
     def __post_init__(self) -> None:
         for name, least in (("warmup", 1), ("draws", 1), ("chains", 1), ("max_tree_depth", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+            whole_number(name, getattr(self, name), least)
         if not (isinstance(self.target_accept, int | float) and 0 < self.target_accept < 1):
             raise InputError(f"`target_accept` is {self.target_accept!r}: give a number between 0 and 1.")
         if self.chain_method not in ("vectorized", "sequential"):

@@ -26,6 +26,7 @@ from triptych.inference.svi import weights_wanted
 from triptych.inference.symmetry import labels_of
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["Pathfinder", "Paths"]
 
@@ -77,9 +78,7 @@ class Pathfinder:
 
     def __post_init__(self) -> None:
         for name in ("paths", "steps", "draws"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least 1.")
+            whole_number(name, getattr(self, name))
 
     def run(self, key: jax.Array, *args: Any, **kwargs: Any) -> Fit:
         """Follow the paths and draw.

@@ -27,6 +27,7 @@ from triptych.inference.status import Finding, Status, say
 from triptych.inference.symmetry import NO_LABELS, Relabellings, labels_of, relabellings
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["SVI"]
 
@@ -82,9 +83,7 @@ class SVI:
 
     def __post_init__(self) -> None:
         for name in ("steps", "draws", "particles"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least 1.")
+            whole_number(name, getattr(self, name))
         for name in ("learning_rate", "tol"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and np.isfinite(value) and value > 0):

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from triptych.experiments.candidates import Beside, Row
 from triptych.experiments.refusal import refuse
-from triptych.experiments.report import canvas
-from triptych.experiments.report.canvas import INK, MUTED, pens
+from triptych.experiments.report.canvas import INK, pens
+from triptych.experiments.report.forest import Point, forest
 from triptych.experiments.report.numbers import bound, fixed, missing
-from triptych.experiments.report.page import HERE, marked
 from triptych.experiments.report.parts import Pens
+from triptych.experiments.report.template import fill
 from triptych.experiments.store import write_text
 from triptych.experiments.weighing import BayesFactor
 from triptych.inference.balance_words import with_error
@@ -42,20 +40,10 @@ def write_page(found: Beside, path: Path) -> Path:
     ------
     InputError : it cannot be written there.
     """
-    import triptych
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["marked"] = marked
     drawn = pens({row.fit: row.method for row in found.rows})
     keys = list(dict.fromkeys(key for one in found.candidates for key in one.settings))
-    page = environment.get_template("beside.html.j2").render(
-        version=triptych.__version__,
-        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+    page = fill(
+        "beside.html.j2",
         found=found,
         keys=keys,
         pens=drawn,
@@ -121,8 +109,8 @@ def _evidence(found: Beside) -> dict[str, Any] | None:
     lines = [(one.run, (one.log_evidence or 0.0) - best, one.error) for one in known]
     said = "; ".join(f"{run} {_pm(gap, error)}" for run, gap, error in lines)
     text = f"log p(x) of each run less that of the best, in nats: {said}."
-    points = [(run, gap, error, INK) for run, gap, error in lines]
-    return {"image": _forest(points, "log p(x) less the best's (nats)", text), "heading": "Evidence"}
+    points = [Point(_short(run), gap, error, INK) for run, gap, error in lines]
+    return {"image": forest(points, "log p(x) less the best's (nats)", text), "heading": "Evidence"}
 
 
 def _predictions(found: Beside, drawn: Pens) -> dict[str, Any] | None:
@@ -134,26 +122,17 @@ def _predictions(found: Beside, drawn: Pens) -> dict[str, Any] | None:
         f"{row.run}, {title(row.fit)} {_pm(row.difference, row.difference_se, 1)}" for row in known
     )
     points = [
-        (f"{row.run} · {title(row.fit)}", row.difference, row.difference_se, drawn[row.fit].colour)
+        Point(
+            _short(f"{row.run} · {title(row.fit)}"),
+            row.difference or 0.0,
+            row.difference_se,
+            drawn[row.fit].colour,
+        )
         for row in known
     ]
     spoken = f"elpd of each fit less that of the best run under the same fit, in nats: {text}."
-    return {"image": _forest(points, "elpd less the best's (nats)", spoken), "heading": "Predictions"}
+    return {"image": forest(points, "elpd less the best's (nats)", spoken), "heading": "Predictions"}
 
 
-def _forest(points: list[tuple[str, Any, Any, str]], label: str, text: str) -> Markup:
-    with canvas.drawing(440, 56 + 24 * len(points)) as (figure, axes):
-        for place, (_, value, error, colour) in enumerate(points):
-            reach = 2 * float(np.nan_to_num(error or 0.0))
-            axes.plot([value - reach, value + reach], [place, place], color=colour, linewidth=1.8)
-            axes.plot([value], [place], "o", color=colour, markersize=6)
-        axes.axvline(0, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
-        names = [name if len(name) <= 34 else f"…{name[-33:]}" for name, *_ in points]
-        axes.set_yticks(range(len(points)), names, parse_math=False)
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set_ylim(len(points) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=5)
-        axes.grid(axis="x")
-        axes.set_xlabel(label)
-        axes.spines["left"].set_visible(False)
-        return canvas.picture(figure, text)
+def _short(name: str) -> str:
+    return name if len(name) <= 34 else f"…{name[-33:]}"

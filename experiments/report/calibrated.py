@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import GRID, INK, MUTED, pens
 from triptych.experiments.report.numbers import fixed, number
+from triptych.experiments.report.template import fill
 from triptych.experiments.store import write_text
 
 __all__ = ["PAGE", "ecdf", "write_calibration"]
 
-HERE = Path(__file__).resolve().parent
 PAGE = "calibration.html"
 MOST = 24  # pictures a fit, the worst first
 
@@ -31,18 +30,9 @@ def write_calibration(
     directory : where to. config : the resolved config, plain. fits : name → `Calibration`.
     trouble : what could not be calibrated, in words.
     """
-    import triptych
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
     drawn = pens({name: str(config["fits"][name]["method"]) for name in fits})
-    page = environment.get_template("calibrated.html.j2").render(
-        version=triptych.__version__,
-        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+    page = fill(
+        "calibrated.html.j2",
         name=config["name"],
         trouble=list(trouble),
         fits=[_fit(name, found, drawn[name]) for name, found in fits.items()],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from triptych.experiments.report import canvas
 from triptych.experiments.report.canvas import INK, MUTED
+from triptych.experiments.report.forest import Point, forest
 from triptych.experiments.report.gather import Run
 from triptych.experiments.report.numbers import bound, fixed, missing, number
 from triptych.experiments.report.parts import Pens, Picture, Section, Table
@@ -104,25 +104,12 @@ def _ways(run: Run, pens: Pens) -> Picture | None:
     spoken = "; ".join(f"{text} {with_error(value, error)}" for text, value, error, _, _ in points)
     text = f"Estimates of log p(x) in nats: {spoken}."
     caption = "Circles: estimates of log p(x), with two standard errors. Triangles: ELBOs, which lie below."
-    return Picture(_forest(points, pens, text), caption=caption, heading="log p(x)")
-
-
-def _forest(points: list[tuple[str, float, float, str, str]], pens: Pens, text: str) -> Markup:
-    with canvas.drawing(440, 56 + 24 * len(points)) as (figure, axes):
-        for place, (_, value, error, owner, marker) in enumerate(points):
-            colour = pens[owner].colour if owner in pens else INK
-            reach = 2 * float(np.nan_to_num(error))
-            axes.plot([value - reach, value + reach], [place, place], color=colour, linewidth=1.8)
-            axes.plot([value], [place], marker, color=colour, markersize=6)
-        axes.axvline(points[0][1], color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
-        axes.set_yticks(range(len(points)), [_short(label) for label, *_ in points])
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set_ylim(len(points) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=4)
-        axes.grid(axis="x")
-        axes.set_xlabel("nats")
-        axes.spines["left"].set_visible(False)
-        return canvas.picture(figure, text)
+    drawn = [
+        Point(_short(name), value, error, pens[owner].colour if owner in pens else INK, marker)
+        for name, value, error, owner, marker in points
+    ]
+    image = forest(drawn, "nats", text, at=points[0][1])
+    return Picture(image, caption=caption, heading="log p(x)")
 
 
 def _short(label: str, most: int = 40) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from triptych.experiments.report.canvas import pens
 from triptych.experiments.report.chains import states
@@ -27,13 +25,13 @@ from triptych.experiments.report.panels import coefficients, most_shown, paramet
 from triptych.experiments.report.predictive import data_again
 from triptych.experiments.report.steps import steps_taken
 from triptych.experiments.report.tables import fits_table, parameters_table
+from triptych.experiments.report.template import beside_it, fill
 from triptych.experiments.store import write_text
 from triptych.inference.compare import Comparison
 from triptych.inference.verdict import title
 
-__all__ = ["marked", "render", "write_report"]
+__all__ = ["render", "write_report"]
 
-HERE = Path(__file__).resolve().parent
 # Rows of the table of numbers beyond the ones drawn; the rest is in comparison.json.
 MOST_PARAMETERS = 400
 SECTIONS = (
@@ -78,22 +76,12 @@ def write_report(directory: Path, comparison: Comparison | None = None) -> Path:
 
 def render(run: Run, directory: Path) -> str:
     """Give the page of a run as HTML; every name from the data and the config is escaped."""
-    import triptych
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["marked"] = marked
     entries = run.manifest.get("fits", {})
     drawn = pens({name: str(entry.get("method", "")) for name, entry in entries.items()})
     fits, heads = fits_table(run)
     script = _script()
-    return environment.get_template("page.html.j2").render(
-        version=triptych.__version__,
-        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+    return fill(
+        "page.html.j2",
         script=Markup(script),
         # The page lets no other script run, whatever a name in the data says.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -121,13 +109,8 @@ def render(run: Run, directory: Path) -> str:
 
 def _script() -> str:
     """Give the page's own script: the scales, the charts, and what wires them to the page."""
-    parts = (HERE / name for name in ("scales.js", "chart.js", "page.js"))
-    return '(() => {\n"use strict";\n' + "".join(part.read_text(encoding="utf-8") for part in parts) + "})();"
-
-
-def marked(text: str) -> Markup:
-    """Escape a text and set what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(escape(text))))
+    parts = (beside_it(name) for name in ("scales.js", "chart.js", "page.js"))
+    return '(() => {\n"use strict";\n' + "".join(parts) + "})();"
 
 
 def _subtitle(run: Run) -> str:

@@ -26,6 +26,7 @@ from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding, say
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["Simulation", "calibrate"]
 
@@ -100,8 +101,7 @@ def calibrate(
     InputError : settings out of range; a program that cannot be drawn from, or whose prior follows the data.
     """
     for setting, value, least in (("simulations", simulations, 2), ("draws", draws, 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"`{setting}` is {value!r}: give a whole number, at least {least}.")
+        whole_number(setting, value, least)
     program = model if model is not None else getattr(algorithm, "model", None)
     if program is None:
         raise InputError("A function that draws needs the program that it is of: give `model=`.")

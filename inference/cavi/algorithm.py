@@ -32,6 +32,7 @@ from triptych.inference.svi import weights_wanted
 from triptych.inference.symmetry import Relabellings, labels_of
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["CAVI"]
 
@@ -79,9 +80,7 @@ class CAVI:
 
     def __post_init__(self) -> None:
         for name in ("restarts", "max_steps", "draws"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least 1.")
+            whole_number(name, getattr(self, name))
         number = isinstance(self.tol, int | float | np.integer | np.floating)
         if not (number and np.isfinite(self.tol) and self.tol >= 0):
             raise InputError(f"`tol` is {self.tol!r}: give nats, 0 or more.")

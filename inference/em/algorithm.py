@@ -30,6 +30,7 @@ from triptych.inference.precision import double_precision
 from triptych.inference.rows import Rows
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["EM", "EMInfo", "EMState"]
 
@@ -107,9 +108,7 @@ class EM:
             names = ", ".join(map(repr, (*ACCELERATIONS, "none")))
             raise InputError(f"`acceleration` is {self.acceleration!r}: choose {names}.")
         for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0), ("bootstrap", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least {least}.")
+            whole_number(name, getattr(self, name), least)
         if self.bootstrap == 1 or (self.bootstrap and self.e_step != "exact"):
             raise InputError("`bootstrap` needs 2 replicates or more, and e_step='exact': a fixed objective.")
         number = isinstance(self.tol, int | float | np.integer | np.floating)

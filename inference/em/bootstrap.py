@@ -29,6 +29,7 @@ from triptych.inference.replicate import Replicator
 from triptych.inference.status import Finding, say
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 if TYPE_CHECKING:
     from triptych.inference.em.algorithm import EM
@@ -89,8 +90,7 @@ def bootstrap(
     ------
     InputError : settings out of range; rows that cannot be drawn again (a chain); no exact E-step.
     """
-    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 2:
-        raise InputError(f"`replicates` is {replicates!r}: give a whole number, at least 2.")
+    whole_number("replicates", replicates, 2)
     if kind not in KINDS:
         raise InputError(f"`kind` is {kind!r}: choose {' or '.join(map(repr, KINDS))}.")
     args, kwargs = checked(em.model, args, kwargs)

@@ -24,7 +24,7 @@ from triptych.inference.posterior import batch_size, in_batches
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import target
 from triptych.inference.timing import stopwatch
-from triptych.models.errors import InputError
+from triptych.models.hyperparameters import whole_number
 
 __all__ = ["Gibbs", "Sweep", "bound", "chains_of"]
 
@@ -80,9 +80,7 @@ class Gibbs:
 
     def __post_init__(self) -> None:
         for name in ("warmup", "draws", "chains", "thin"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"`{name}` is {value!r}: give a whole number, at least 1.")
+            whole_number(name, getattr(self, name))
 
     def run(
         self,

@@ -115,7 +115,7 @@ def test_laplace_draws_and_evidence_agree_with_a_conjugate_posterior(key: jax.Ar
     ("settings", "said"),
     [
         ({"objective": "maximum"}, "choose 'map' or 'mle'"),
-        ({"restarts": 0}, "at least 1"),
+        ({"restarts": 0}, "of at least 1, but is 0"),
         ({"max_steps": 2.5}, "whole number"),
         ({"tol": -1.0}, "0 or more"),
         ({"starts": "kmeans"}, "'k-means'"),
