@@ -92,6 +92,11 @@ class MixtureKernel:
         )
 
     @property
+    def observed(self) -> dict[str, np.ndarray]:
+        """Observed site → its values."""
+        return {"x": self.args[0]}
+
+    @property
     def integrated(self) -> dict[str, str]:
         """Latent → how the E-step takes it."""
         return {"z": f"enumeration over {self.problem.family.components} values"}
