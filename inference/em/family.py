@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
 
 
 def halved(operation: Callable[[Array, Array], Array], table: Array) -> Array:
-    """Combine the rows of a table (K, …) by halves: vector arithmetic, where XLA's reduction is a scalar loop."""
+    """Combine the rows of a table (K, …) by halves: vector arithmetic, where XLA reduces in a scalar loop."""
     while len(table) > 1:
         half = len(table) // 2
         rest, table = table[2 * half :], operation(table[:half], table[half : 2 * half])

@@ -100,8 +100,9 @@ def _labels(recipe: str, rows: np.ndarray, components: int, random: np.random.Ge
 def seeds(rows: np.ndarray, components: int, number: int, random: np.random.Generator) -> np.ndarray:
     """Draw k-means++ seeds (Arthur & Vassilvitskii 2007), `number` sets at once: (number, K, D).
 
-    Each next seed is a row drawn with probability ∝ d²(x, nearest seed); of 2 + ⌊log K⌋ such rows the one that
-    lowers Σ d² most is kept, as scikit-learn does (whose function makes one set a call, most of it checks).
+    Each next seed is a row drawn with probability ∝ d²(x, nearest seed); of 2 + ⌊log K⌋ such rows the one
+    that lowers Σ d² most is kept, as scikit-learn does (whose function makes one set a call, most of it
+    checks).
     """
     trials = 2 + int(np.log(components))
     lengths = np.einsum("nd,nd->n", rows, rows)
