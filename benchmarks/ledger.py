@@ -96,8 +96,10 @@ class Ledger:
         self.records[name] = record
         self.stale.discard(name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.read_bytes() if self.path.is_file() else b""
+        cut = bool(before) and not before.endswith(b"\n")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(("\n" if cut else "") + json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

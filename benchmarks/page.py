@@ -82,8 +82,12 @@ def _ratio(row: Row) -> str:
     if row.ratio is None:
         return "–"
     count = len(row.ratios)
-    span = f" ({min(row.ratios):.3g} to {max(row.ratios):.3g}, {count})" if count > 1 else " (1)"
-    return f"**{'> ' if row.at_least else ''}{row.ratio:.3g}×**{span}"
+    span = f" ({_times(min(row.ratios))} to {_times(max(row.ratios))}, {count})" if count > 1 else " (1)"
+    return f"**{'> ' if row.at_least else ''}{_times(row.ratio)}×**{span}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:.0f}"
 
 
 def _aim(row: Row) -> str:
