@@ -63,12 +63,12 @@ def _iterations(table: dict[str, Job], rounds: Callable[[float], Rounds]) -> Non
         for dtype in (F64, F32):
             aim = target if dtype is F64 or size[1] == 2 else None
             name = f"iteration-full-{size[0]}-{np.dtype(dtype).name}"
-            table[name] = partial(mixtures.against_scikit, size, dtype, "full", aim, rounds(30))
+            table[name] = partial(mixtures.against_scikit, size, dtype, "full", aim, rounds(20))
     for covariance in ("diagonal", "spherical", "tied"):
         for size, _ in FULL[:3]:
             for dtype in (F64, F32):
                 name = f"iteration-{covariance}-{size[0]}-{np.dtype(dtype).name}"
-                table[name] = partial(mixtures.against_scikit, size, dtype, covariance, 10, rounds(15))
+                table[name] = partial(mixtures.against_scikit, size, dtype, covariance, 10, rounds(10))
     for dtype in (F64, F32):
         name = f"iteration-full-272-{np.dtype(dtype).name}"
         table[name] = partial(mixtures.against_scikit, (272, 2, 2), dtype, "full", None, rounds(5))
