@@ -139,9 +139,7 @@ class EM:
             chosen = (self.latents, self.e_step, self.m_step)
             call = Call(args, kwargs, weight, self.objective, self.update, *chosen)
             if args and isinstance(args[0], Stream):
-                raise InputError(
-                    "A stream is seen once, by `run(key, triptych.stream(...))`: give rows here."
-                )
+                raise InputError("A stream is seen once, and by `run` alone: give rows here.")
             if args and isinstance(args[0], Rows):
                 if self.bootstrap:
                     raise InputError("`bootstrap` needs its rows in memory.")

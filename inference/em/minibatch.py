@@ -28,7 +28,7 @@ from triptych.inference.em.streamed import StreamedProblem
 from triptych.inference.em.streamed_kernel import StreamedKernel
 from triptych.models.errors import InputError
 
-__all__ = ["MINIBATCH", "begun", "chosen", "first_passes", "passes", "refuse_unfit"]
+__all__ = ["MINIBATCH", "begun", "blank", "chosen", "first_passes", "passes", "refuse_unfit", "summed"]
 
 MINIBATCH = ("none", "stepwise", "incremental", "variance_reduced", "auto")
 # Times that the minibatches are gone through: measured, docs/minibatch.md.
@@ -131,7 +131,7 @@ def passes(
         starts = len(next(iter(stacked.values())))
         zero = jnp.zeros((starts, number, family.feature_count, family.components))
         state: Any = updates.Incremental(zero, jnp.zeros((starts, number)), zero[:, 0], stacked)
-        state = _summed(problem_of(problem), swept(updates.gather, state))
+        state = summed(problem_of(problem), swept(updates.gather, state))
         for index in range(rounds):
             if index:
                 # Sums of differences drift by rounding: each round begins with a true sum.
@@ -160,7 +160,7 @@ def passes(
 
 
 @jax.jit
-def _summed(problem: MixtureProblem, state: updates.Incremental) -> updates.Incremental:
+def summed(problem: MixtureProblem, state: updates.Incremental) -> updates.Incremental:
     """Take the M-step from the statistics of all minibatches: the EM step that incremental EM begins with."""
     sums = jnp.sum(state.parts, axis=1)
 
