@@ -4,11 +4,12 @@
 
 Figures are nats a row below the best optimum that any method found in the case, the median over the starts;
 behind it, how many of the starts were within 1e-6 of it. All methods begin at the same starts (equal
-components around K rows drawn at random), in the data's units, MAP. E-steps are counted as they are taken:
-one a row and round of stepwise and incremental EM, three of variance-reduced EM, so that its columns hold 0,
-1, 3 and 6 rounds. The second table is what they are for: E-steps a row until the accelerated iterations that
-follow ended (tol=1e-6), the passes themselves included; and the time of two rounds over that of as many plain
-EM steps in the same process, the median of five turns.
+components around K rows drawn at random), MAP. E-steps are counted as they are taken: one a row and round of
+stepwise and incremental EM, three of variance-reduced EM, so that its columns hold 0, 1, 3 and 6 rounds.
+
+The second table is what they are for: E-steps a row until the accelerated iterations that follow ended
+(tol=1e-6), the passes themselves included, the mean; and the time of two rounds over that of as many plain EM
+steps in the same process, the median of five turns.
 """
 
 from __future__ import annotations
@@ -137,16 +138,12 @@ def report(name: str, kernel: Any, starts: Any, dealt: Deal) -> None:
     for method, values in rows.items():
         cells = [(best - value) / kernel.count for value in values]
         print(f"| {method} |" + "".join(f" {np.median(c):.1e} ({np.sum(c < CLOSE)}) |" for c in cells))
-    print(
-        "\n| first passes | E-steps of them | E-steps to the end, mean | at the best optimum | time an E-step |"
-    )
+    print("\n| first passes | E-steps of them | E-steps to the end | at the best optimum | time an E-step |")
     print("|---|---|---|---|---|")
     for method, found in ends.items():
         for before, steps, objective in found:
-            there = np.sum(best - objective < 0.1)
-            print(
-                f"| {method} | {before} | {np.mean(steps):.1f} | {there} of {number} | {times.get(method, '')} |"
-            )
+            ended = f"{np.mean(steps):.1f} | {np.sum(best - objective < 0.1)} of {number}"
+            print(f"| {method} | {before} | {ended} | {times.get(method, '')} |")
 
 
 if __name__ == "__main__":

@@ -139,9 +139,9 @@ def passes(
                 state = swept(updates.incremental, state)
             yield state.parameters, {}
     elif method == "stepwise":
-        small = kernel.sample(key, SHORT_ROWS).problem
-        state = jax.vmap(partial(blank, small))(stacked)
+        state = jax.vmap(partial(blank, problem_of(problem)))(stacked)
         if fitted:
+            small = kernel.sample(key, SHORT_ROWS).problem
             state = begun(small, stacked, float(small.rows.shape[0]), fitted / dealt.size, count)
         for _ in range(rounds):
             state = swept(updates.stepwise, state)

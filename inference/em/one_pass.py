@@ -101,7 +101,7 @@ def one_pass_fit(
         start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
     problem: Any = kernel.problem
     found = passed(problem, start.parameters, tables, size)
-    best = int(np.nanargmax(found.log_likelihood))
+    best = int(np.argmax(np.where(np.isfinite(found.log_likelihood), found.log_likelihood, -np.inf)))
     height = found.log_likelihood + kernel.jacobian / len(head) * found.rows
     if not np.isfinite(height[best]):
         raise InputError(
@@ -246,8 +246,8 @@ def _said(found: Passed, size: int, best: int) -> Finding:
     last, half = (_apart(found.state.average, other, best) for other in (found.last, found.half))
     text = (
         f"{found.rows} rows were seen once, in {found.minibatches} minibatches of {size}. The last one still "
-        f"moved the averaged parameters by up to {last:.1g}, the second half of them by up to {half:.1g} "
-        "(weights and probabilities as they are, means and covariances with every column's standard "
+        f"moved the averaged parameters by up to {last:.1g}, the last half of them by up to {half:.1g} "
+        "or more (weights and probabilities as they are, means and covariances with every column's standard "
         "deviation as 1). How far the optimum is, one pass cannot tell: give more rows, or, if they can be "
         "read again, EM(model).run(key, triptych.rows(...), parameters=fit.parameters)."
     )

@@ -46,7 +46,7 @@ NO_FLOOR = -1e30  # of a covariance or a probability: leaves every M-step as it 
 
 
 class Batch(NamedTuple):
-    """A minibatch: the problem on its rows alone, which of all minibatches it is, and how it counts.
+    """A minibatch: the problem on its rows alone, its number among all minibatches, and how it counts.
 
     `totals` are its own, Σ_B w_n B(x_n); `rows` n_B; `share` n_B over the rows of a whole minibatch; `whole`
     the rows N that the M-step is to be told of.
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 
     problem: MixtureProblem
     totals: Array
-    index: Array
+    number: Array
     rows: Array
     share: Array
     whole: Array
@@ -73,8 +73,8 @@ class Stepwise(NamedTuple):
 class Incremental(NamedTuple):
     """The sums of each minibatch, (B, F, K), and the entropies of its responsibilities (B,); S, and θ(S)."""
 
-    parts: Array
-    entropies: Array
+    parts: jax.Array
+    entropies: jax.Array
     sums: Array
     parameters: Parameters
 
@@ -99,10 +99,10 @@ def step_size(updates: Array) -> Array:
     return (updates + 2.0) ** -EXPONENT
 
 
-def batch_of(problem: MixtureProblem, index: Any, rows: Array, size: int, whole: Array) -> Batch:
+def batch_of(problem: MixtureProblem, number: Any, rows: Array, size: int, whole: Array) -> Batch:
     """Make a minibatch of a problem on its rows; those of weight 0 are there to fill it up to `size`."""
     totals = over_chunks(problem, lambda each, weights, _: problem.family.totals(each, weights))
-    return Batch(problem, totals, jnp.asarray(index), rows, rows / size, whole)
+    return Batch(problem, totals, jnp.asarray(number), rows, rows / size, whole)
 
 
 def stepwise(batch: Batch, state: Stepwise) -> Stepwise:
@@ -126,10 +126,10 @@ def blended(batch: Batch, state: Stepwise, statistics: Statistics) -> Stepwise:
 def gather(batch: Batch, state: Incremental) -> Incremental:
     """Fill in the statistics of a minibatch at θ, which stays: the first pass of incremental EM."""
     fresh, entropy = _with_entropy(batch, state.parameters)
-    old = state.parts[batch.index]
+    old = state.parts[batch.number]
     return Incremental(
-        state.parts.at[batch.index].set(fresh),
-        state.entropies.at[batch.index].set(entropy),
+        state.parts.at[batch.number].set(fresh),
+        state.entropies.at[batch.number].set(entropy),
         state.sums + (fresh - old),
         state.parameters,
     )
