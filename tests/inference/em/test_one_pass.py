@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,6 +64,15 @@ def test_a_stream_comes_near_and_says_that_it_was_seen_once(fit: triptych.Fit) -
     assert "criteria" not in fit.data.children
     assert fit.responsibilities(x[:5]).shape == (5, 3)
     assert fit.settings["minibatch"] == "stepwise"
+
+
+def test_it_is_kept_in_a_file(fit: triptych.Fit, tmp_path: Path) -> None:
+    fit.save(tmp_path / "fit.nc")
+    again = triptych.load(tmp_path / "fit.nc")
+    assert again.status is triptych.Status.SEEN_ONCE
+    assert again.findings == fit.findings
+    assert again.data["stream"].attrs["half_move"] == fit.data["stream"].attrs["half_move"]
+    np.testing.assert_array_equal(again.parameters["means"], fit.parameters["means"])
 
 
 def test_it_warns_aloud() -> None:
