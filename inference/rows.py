@@ -68,15 +68,17 @@ class Rows:
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Read the rows in order, at most `size` at a time, each block while the one before is worked on."""
+        return self.pieces([(start, start + size) for start in range(0, len(self), size)])
+
+    def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Read stretches of rows, (first, one past the last), in the order given, one ahead of its use."""
         from concurrent.futures import ThreadPoolExecutor
 
-        starts = range(0, len(self), size)
         with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self.read, 0, size) if starts else None
-            for start in starts:
-                block = following.result() if following is not None else self.read(start, start + size)
-                more = start + size < len(self)
-                following = reader.submit(self.read, start + size, start + 2 * size) if more else None
+            following = [reader.submit(self.read, *each) for each in bounds[:1]]
+            for index in range(len(bounds)):
+                block = following.pop().result()
+                following += [reader.submit(self.read, *each) for each in bounds[index + 1 : index + 2]]
                 yield block
 
     def block_rows(self) -> int:

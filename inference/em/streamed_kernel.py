@@ -29,7 +29,7 @@ from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
 
-__all__ = ["Moments", "StreamedKernel", "look", "merged", "stream"]
+__all__ = ["Moments", "StreamedKernel", "binary", "look", "merged", "stream"]
 
 
 class Moments(NamedTuple):
@@ -195,8 +195,8 @@ def stream(model: Any, call: Call) -> StreamedKernel:
     rows: Rows = call.args[0]
     if len(call.args) > 1 or call.kwargs or call.sample_weight is not None:
         raise InputError("Rows that are read in blocks have no labels and no weights: give them in memory.")
-    binary = isinstance(model, BernoulliMixture)
-    moments, sample = look(rows, _binary if binary else np.isfinite, SHORT_ROWS)
+    check = binary if isinstance(model, BernoulliMixture) else np.isfinite
+    moments, sample = look(rows, check, SHORT_ROWS)
     fixed: Any = model
     if isinstance(model, GaussianMixture):
         fixed = weighted_prior(model, moments.mean, moments.covariance, moments.number)
@@ -225,5 +225,6 @@ def stream(model: Any, call: Call) -> StreamedKernel:
     return StreamedKernel(small, problem, moments.number, jacobian)
 
 
-def _binary(block: np.ndarray) -> np.ndarray:
+def binary(block: np.ndarray) -> np.ndarray:
+    """Tell of each cell whether it is 0 or 1."""
     return (block == 0) | (block == 1)
