@@ -1,25 +1,25 @@
 """Rows that need not fit in memory: a file or an array that is read block by block, again and again.
 
-Text and column formats (CSV, Parquet) are slow to read twice: their rows are written once, as they are read,
-to a temporary row-major file that later passes map. Memory maps, Zarr, HDF5 and dask arrays are read where
-they lie.
+A block is read while the one before it is worked on. Blocks of a file are read into three buffers in turn, so
+that memory is the same whatever the number of rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from triptych.inference.row_files import StoredRows, open_rows, stored
 from triptych.models.errors import InputError
 
 __all__ = ["BLOCK_BYTES", "Rows", "rows"]
 
-BLOCK_BYTES = 2**26  # a block is read while the one before it is worked on: two are in memory
+BLOCK_BYTES = 2**25
+ALIGNMENT = 64  # bytes; XLA works on a buffer that begins so without copying it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,21 +67,50 @@ class Rows:
         return np.ascontiguousarray(block, dtype=self.dtype)
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Read the rows in order, at most `size` at a time, each block while the one before is worked on."""
+        """Read the rows in order, at most `size` at a time, each block while the one before is worked on.
+
+        A block may be written over as soon as the second one after it is asked for.
+        """
         from concurrent.futures import ThreadPoolExecutor
 
-        starts = range(0, len(self), size)
+        direct = isinstance(self.array, StoredRows) and self.array.dtype == self.dtype
+        size = min(size, len(self))
+        buffers = [_aligned((size, self.columns), self.dtype) for _ in range(3)] if direct else []
+
+        def fetch(index: int) -> np.ndarray:
+            start, stop = index * size, min((index + 1) * size, len(self))
+            if not direct:
+                return self.read(start, stop)
+            block = buffers[index % 3][: stop - start]
+            self.array.read_into(self.first + start, block)
+            return block
+
+        if isinstance(self.array, StoredRows):
+            self.array.check()
+        number = -(-len(self) // size)
         with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self.read, 0, size) if starts else None
-            for start in starts:
-                block = following.result() if following is not None else self.read(start, start + size)
-                more = start + size < len(self)
-                following = reader.submit(self.read, start + size, start + 2 * size) if more else None
+            following = reader.submit(fetch, 0)
+            for index in range(number):
+                block = following.result()
+                if index + 1 < number:
+                    following = reader.submit(fetch, index + 1)
                 yield block
 
     def block_rows(self) -> int:
-        """Rows of a block."""
-        return max(1, BLOCK_BYTES // (self.columns * self.dtype.itemsize))
+        """Rows of a block, whole chunks where the array is stored in chunks."""
+        size = max(1, BLOCK_BYTES // (self.columns * self.dtype.itemsize))
+        chunks = getattr(self.array, "chunks", None)
+        chunk = chunks[0] if isinstance(chunks, tuple) and chunks else None
+        chunk = max(chunk) if isinstance(chunk, tuple) else chunk  # dask: the sizes of all chunks
+        return size // chunk * chunk if isinstance(chunk, int) and 0 < chunk <= size else size
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Give an array whose first byte lies where XLA wants it."""
+    count = shape[0] * shape[1] * dtype.itemsize
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % ALIGNMENT
+    return raw[begin : begin + count].view(dtype).reshape(shape)
 
 
 def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = False) -> Rows:
@@ -89,8 +118,10 @@ def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = Fal
 
     Parameters
     ----------
-    source : path of a `.csv`, `.parquet`, `.npy` or `.zarr`; or an array that is sliced by rows (NumPy memory
-        map, Zarr, HDF5, dask).
+    source : path of a `.csv` (or `.csv.gz`), `.parquet`, `.npy` or `.zarr`; or an array that is sliced by
+        rows (NumPy memory map, Zarr, HDF5, dask). Files that are compressed or text are decoded once, when
+        they are opened, to a temporary file of N · D numbers; `TMPDIR` says where. The others are read where
+        they lie.
     columns : names of the columns to read, of a CSV or Parquet file.
     split : under `jax.distributed`, give each process its own share of the rows.
 
@@ -99,20 +130,10 @@ def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = Fal
     InputError : no such file, a kind of file or a column that is not known, not a table of numbers, no rows.
     """
     names: tuple[str, ...] | None = None
-    array = source
     if isinstance(source, str | Path):
-        path = Path(source)
-        if not path.exists():
-            raise InputError(f"There is no file {path}.")
-        kind = path.suffix.lower()
-        if kind == ".npy":
-            array = _opened(path, lambda: np.load(path, mmap_mode="r"))
-        elif kind == ".zarr":
-            array = _opened(path, lambda: _imported("zarr").open_array(str(path), mode="r"))
-        elif kind in (".csv", ".parquet", ".pq"):
-            array, names = _spooled(path, "csv" if kind == ".csv" else "parquet", columns)
-        else:
-            raise InputError(f"{path} is of no kind that is known: give .csv, .parquet, .npy or .zarr.")
+        array, names = open_rows(Path(source), columns)
+    else:
+        array = stored(source)
     if columns is not None and names is None:
         raise InputError("`columns` names the columns of a CSV or Parquet file; slice an array before.")
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
@@ -136,57 +157,3 @@ def _share(number: int) -> tuple[int, int]:
     if number < count:
         raise InputError(f"{number} rows cannot be split over {count} processes.")
     return number * index // count, number * (index + 1) // count
-
-
-def _imported(package: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise InputError(f"This kind of file needs the package {package}: install triptych[files].") from None
-
-
-def _opened(path: Path, opening: Any) -> Any:
-    try:
-        return opening()
-    except InputError:
-        raise
-    except Exception as error:  # each format fails in its own way
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _spooled(path: Path, kind: str, columns: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:
-    """Write the rows of a CSV or Parquet file to a temporary row-major file, batch by batch."""
-    _imported("pyarrow")
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    data = _opened(path, lambda: ds.dataset(str(path), format=kind))
-    known = list(data.schema.names)
-    for name in columns or ():
-        if name not in known:
-            raise InputError(f"{path} has no column {name!r}; it has {', '.join(known)}.")
-    chosen = tuple(columns or known)
-    types = [data.schema.field(name).type for name in chosen]
-    for name, each in zip(chosen, types, strict=True):
-        if not (pa.types.is_floating(each) or pa.types.is_integer(each) or pa.types.is_boolean(each)):
-            raise InputError(
-                f"{path}: column {name!r} holds {each}, not numbers; leave it out by `columns`, or code it."
-            )
-    dtype = np.float32 if all(pa.types.is_float32(each) for each in types) else np.float64
-
-    def spooled() -> np.ndarray:
-        with tempfile.TemporaryFile(prefix="triptych-") as file:  # gone when the last map of it is
-            number = 0
-            for batch in data.to_batches(columns=list(chosen)):
-                table = np.empty((batch.num_rows, len(chosen)), dtype)
-                for d, column in enumerate(batch.columns):
-                    table[:, d] = column.to_numpy(zero_copy_only=False)
-                file.write(table.data)
-                number += batch.num_rows
-            file.flush()
-            shape = (number, len(chosen))
-            return np.memmap(file, dtype=dtype, mode="r", shape=shape) if number else np.empty(shape)
-
-    return _opened(path, spooled), chosen
