@@ -83,8 +83,12 @@ def stored(array: Any) -> Any:
     return StoredRows(file, str(array.filename), array.offset, array.shape, array.dtype, _stamp(file))
 
 
-def open_rows(path: Path, columns: Sequence[str] | None) -> tuple[Any, tuple[str, ...] | None]:
+def open_rows(
+    path: Path, columns: Sequence[str] | None, dtype: str | None = None
+) -> tuple[Any, tuple[str, ...] | None]:
     """Open a file: the table, and the names of its columns where it has any.
+
+    `dtype` is that of the arithmetic, where it is chosen: a copy need hold no more.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def open_rows(path: Path, columns: Sequence[str] | None) -> tuple[Any, tuple[str
         return _spooled(path, _slices(array), np.dtype(array.dtype), array.shape[1:]), None
     if kind in (".csv", ".parquet", ".pq"):
         _imported("pyarrow")
-        return _table(path, kind == ".csv", columns)
+        return _table(path, kind == ".csv", columns, dtype)
     raise InputError(f"{path} is of no kind that is known: give .csv, .parquet, .npy or .zarr.")
 
 
@@ -134,7 +138,9 @@ def _slices(array: Any) -> Iterator[np.ndarray]:
     return (np.asarray(array[start : start + size]) for start in range(0, array.shape[0], size))
 
 
-def _table(path: Path, text: bool, columns: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:
+def _table(
+    path: Path, text: bool, columns: Sequence[str] | None, chosen_dtype: str | None
+) -> tuple[Any, tuple[str, ...]]:
     """Read the chosen columns of a CSV or Parquet file."""
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -155,7 +161,7 @@ def _table(path: Path, text: bool, columns: Sequence[str] | None) -> tuple[Any, 
                 f"{path}: column {name!r} holds {each}, not numbers; leave it out by `columns`, or code it."
             )
     narrow = all(pa.types.is_float32(each) or pa.types.is_float16(each) for each in types.values())
-    dtype = np.dtype(np.float32 if narrow else np.float64)
+    dtype = np.dtype(chosen_dtype or (np.float32 if narrow else np.float64))
     if text:  # whole numbers at the top do not say that there are no others below
         wide = {n: pa.float64() for n, each in types.items() if not pa.types.is_boolean(each)}
         data = _opened(path, lambda: ds.dataset(str(path), format=_csv(path, wide)))

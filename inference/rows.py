@@ -32,6 +32,7 @@ class Rows:
     names : the columns.
     first, last : the rows of `array` that are this process's share.
     total : rows of all processes together.
+    dtype : of the arithmetic.
     """
 
     array: Any
@@ -39,6 +40,7 @@ class Rows:
     first: int
     last: int
     total: int
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         """Count the rows of this process."""
@@ -50,12 +52,6 @@ class Rows:
         return len(self.names)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the arithmetic: float32 where the numbers are, else float64."""
-        narrow = np.dtype(self.array.dtype).itemsize <= 4 and np.dtype(self.array.dtype).kind == "f"
-        return np.dtype(np.float32 if narrow else np.float64)
-
-    @property
     def shared(self) -> bool:
         """Whether the rows are spread over several processes."""
         return self.total > len(self)
@@ -65,6 +61,17 @@ class Rows:
         block = np.asarray(self.array[self.first + start : min(self.first + stop, self.last)])
         block = block[:, None] if block.ndim == 1 else block
         return np.ascontiguousarray(block, dtype=self.dtype)
+
+    def take(self, chosen: np.ndarray) -> np.ndarray:
+        """Give some of this process's rows by their sorted numbers, (n, D)."""
+        found, size = [np.empty((0, self.columns), self.dtype)], self.block_rows()
+        for start in np.unique(chosen // size) * size:
+            here = chosen[(chosen >= start) & (chosen < start + size)]
+            if isinstance(self.array, StoredRows) and len(here) < size // 100:
+                found += [self.read(row, row + 1) for row in here.tolist()]
+            else:
+                found.append(self.read(int(start), int(start) + size)[here - start])
+        return np.concatenate(found)
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Read the rows in order, at most `size` at a time, each block while the one before is worked on.
@@ -113,7 +120,9 @@ def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     return raw[begin : begin + count].view(dtype).reshape(shape)
 
 
-def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = False) -> Rows:
+def rows(
+    source: Any, *, columns: Sequence[str] | None = None, split: bool = False, dtype: str | None = None
+) -> Rows:
     """Open a table that is read in blocks, for `EM(model).run(key, rows(source))`.
 
     Parameters
@@ -124,29 +133,35 @@ def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = Fal
         they lie.
     columns : names of the columns to read, of a CSV or Parquet file.
     split : under `jax.distributed`, give each process its own share of the rows.
+    dtype : of the arithmetic, "float32" or "float64"; float32 where the numbers are no wider, if left out.
 
     Raises
     ------
     InputError : no such file, a kind of file or a column that is not known, not a table of numbers, no rows.
     """
+    if dtype not in (None, "float32", "float64"):
+        raise InputError(f"`dtype` is {dtype!r}: choose 'float32' or 'float64'.")
     names: tuple[str, ...] | None = None
     if isinstance(source, str | Path):
-        array, names = open_rows(Path(source), columns)
+        array, names = open_rows(Path(source), columns, dtype)
     else:
         array = stored(source)
     if columns is not None and names is None:
         raise InputError("`columns` names the columns of a CSV or Parquet file; slice an array before.")
-    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
-    if shape is None or dtype is None or len(shape) not in (1, 2):
+    shape, kind = getattr(array, "shape", None), getattr(array, "dtype", None)
+    if shape is None or kind is None or len(shape) not in (1, 2):
         raise InputError(f"`source` is a {type(source).__name__} of shape {shape}: give a table (N, D).")
-    if np.dtype(dtype).kind not in "fiub":
-        raise InputError(f"`source` holds {np.dtype(dtype)}, not numbers.")
+    kind = np.dtype(kind)
+    if kind.kind not in "fiub":
+        raise InputError(f"`source` holds {kind}, not numbers.")
     number, width = shape[0], 1 if len(shape) == 1 else shape[1]
     if number == 0 or width == 0:
         raise InputError(f"`source` has {number} rows and {width} columns: there is nothing to fit.")
     first, last = _share(number) if split else (0, number)
     named = names or tuple(f"x{d}" for d in range(width))
-    return Rows(array, named, first, last, number)
+    narrow = kind.kind == "f" and kind.itemsize <= 4
+    wide = np.dtype(dtype or (np.float32 if narrow else np.float64))
+    return Rows(array, named, first, last, number, wide)
 
 
 def _share(number: int) -> tuple[int, int]:
