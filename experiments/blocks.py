@@ -15,9 +15,7 @@ from triptych.experiments.store import file_digest
 if TYPE_CHECKING:
     from triptych.inference.rows import Rows
 
-__all__ = ["SHOWN", "blocks_digest", "drawn", "open_blocks", "source_digest"]
-
-SHOWN = 5_000  # rows that the page draws of rows that are read in blocks
+__all__ = ["blocks_digest", "drawn", "open_blocks", "source_digest"]
 
 
 def open_blocks(config: Config, base: Path) -> Rows:

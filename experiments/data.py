@@ -25,7 +25,7 @@ from triptych.experiments.settings import (
 )
 from triptych.experiments.table import MISSING, Table, read_table
 
-__all__ = ["Data", "key_for", "load_data", "shown_rows"]
+__all__ = ["Data", "key_for", "load_data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +140,6 @@ def _in_blocks(config: Config, base: Path) -> Data:
         sha256=blocks.source_digest(base / Path(str(settings.path)).expanduser()),
         arrays_sha256=blocks.blocks_digest(table) if settings.blocks else _digest(args),
     )
-
-
-def shown_rows(config: Config, base: Path) -> Data:
-    """Draw the rows that stand on the page for those that were read in blocks."""
-    table = blocks.open_blocks(config, base)
-    x = blocks.drawn(table, blocks.SHOWN, [config.seed, zlib.crc32(b"shown")])
-    return Data((x,), table.names, None, None, str(config.data.path), "", "")
 
 
 def _finite(x: np.ndarray, columns: tuple[str, ...], source: str) -> None:

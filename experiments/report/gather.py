@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from triptych.experiments.data import Data, load_data, shown_rows
+from triptych.experiments.data import Data, load_data
 from triptych.experiments.programs import load_model
 from triptych.experiments.reading import read_experiment
 from triptych.inference import distances
@@ -154,8 +154,8 @@ def _origin(directory: Path) -> tuple[Callable[..., Any] | None, Data | None]:
     except InputError:
         return None, None
     try:
-        if experiment.config.data.blocks:
-            return program, shown_rows(experiment.config, experiment.base)
+        if experiment.config.data.blocks:  # not read again: each fit keeps a sample of the rows
+            return program, None
         return program, load_data(experiment.config, experiment.base, program)
     except InputError:
         return program, None
