@@ -33,6 +33,7 @@ class Rows:
     first, last : the rows of `array` that are this process's share.
     total : rows of all processes together.
     dtype : of the arithmetic.
+    spare : buffers that no pass is using.
     """
 
     array: Any
@@ -41,6 +42,7 @@ class Rows:
     last: int
     total: int
     dtype: np.dtype[Any]
+    spare: list[list[np.ndarray]] = dataclasses.field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         """Count the rows of this process."""
@@ -82,7 +84,7 @@ class Rows:
 
         direct = isinstance(self.array, StoredRows) and self.array.dtype == self.dtype
         size = min(size, len(self))
-        buffers = [_aligned((size, self.columns), self.dtype) for _ in range(3)] if direct else []
+        buffers = self._lent((size, self.columns)) if direct else []
 
         def fetch(index: int) -> np.ndarray:
             start, stop = index * size, min((index + 1) * size, len(self))
@@ -102,6 +104,15 @@ class Rows:
                 if index + 1 < number:
                     following = reader.submit(fetch, index + 1)
                 yield block
+        if direct:
+            self.spare.append(buffers)
+
+    def _lent(self, shape: tuple[int, int]) -> list[np.ndarray]:
+        """Give three buffers: those of a pass before, which are mapped already, where they are free."""
+        if self.spare and self.spare[-1][0].shape == shape:
+            return self.spare.pop()
+        self.spare.clear()
+        return [_aligned(shape, self.dtype) for _ in range(3)]
 
     def block_rows(self) -> int:
         """Rows of a block, whole chunks where the array is stored in chunks."""

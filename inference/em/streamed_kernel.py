@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from triptych.inference.em import degeneracy
 from triptych.inference.em.checkpoint import Checkpoint
@@ -206,10 +207,12 @@ def stream(model: Any, call: Call) -> StreamedKernel:
         raise InputError("Rows that are read in blocks have no labels and no weights: give them in memory.")
     binary = isinstance(model, BernoulliMixture)
     moments, sample = look(rows, _binary if binary else np.isfinite, SHORT_ROWS)
+    table = pd.DataFrame(sample, columns=pd.Index(rows.names))  # what is refused is called by name
+    _of_sample(lambda: model.validate(table), rows, sample)
     fixed: Any = model
     if isinstance(model, GaussianMixture):
         fixed = weighted_prior(model, moments.mean, moments.covariance, moments.number)
-    small: Any = _bound(fixed, call, rows, sample)
+    small: Any = _of_sample(lambda: bind(fixed, call._replace(args=(table,))), rows, sample)
     part: Any = small.problem
     hyper = part.hyper
     if isinstance(hyper, GaussianHyper):
@@ -234,13 +237,10 @@ def stream(model: Any, call: Call) -> StreamedKernel:
     return StreamedKernel(small, problem, moments.number, jacobian)
 
 
-def _bound(model: Any, call: Call, rows: Rows, sample: np.ndarray) -> Any:
-    """Bind the model to the sample, its columns called by name."""
-    import pandas as pd
-
-    table = pd.DataFrame(sample, columns=pd.Index(rows.names))
+def _of_sample(work: Callable[[], Any], rows: Rows, sample: np.ndarray) -> Any:
+    """Do what only needs the sample, and say so where it is refused."""
     try:
-        return bind(model, call._replace(args=(table,)))
+        return work()
     except InputError as error:
         if len(sample) == rows.total:
             raise
