@@ -56,7 +56,7 @@ def softened(kernel: Any, labels: np.ndarray, share: float, number: int = STARTS
     for _ in range(number):
         random = generator.dirichlet(np.ones(problem.family.components), len(labels))
         table = share * np.eye(problem.family.components)[labels] + (1 - share) * random
-        statistics = Statistics(features.T @ table, problem.totals)
+        statistics = Statistics(features @ table, problem.totals)
         points.append(m_step(problem.family, statistics, problem.hyper))
     return {name: np.stack([np.asarray(point[name]) for point in points]) for name in points[0]}
 

@@ -278,6 +278,7 @@ def assemble(
     *,
     sample_stats: Mapping[str, Any] | None = None,
     likelihoods: bool = True,
+    observed_data: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[xr.DataTree, tuple[Finding, ...]]:
     """Build a fit's data from its draws: log-likelihoods, observed data and the call's arguments added.
 
@@ -287,13 +288,14 @@ def assemble(
     samples : site → (chain, draw, …).
     args, kwargs : what the program was called with.
     likelihoods : whether to add the pointwise log-likelihood, whose program has to be compiled.
+    observed_data : site → its values, where they are known without a trace of the program.
 
     Returns
     -------
     The DataTree, and what a reader must know of it (not yet said aloud).
     """
     log_likelihood, findings = pointwise(m, samples, args, kwargs) if likelihoods else (None, ())
-    data = observed(m, args, kwargs)
+    data = observed(m, args, kwargs) if observed_data is None else dict(observed_data)
     constant, attrs = record(getattr(m, "program", m), args, kwargs, data)
     tree = build(
         samples,

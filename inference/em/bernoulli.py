@@ -44,9 +44,14 @@ class BernoulliFamily:
         """F = 1 + D."""
         return 1 + self.columns
 
+    @property
+    def plain(self) -> bool:
+        """T(x) is the row, behind a 1."""
+        return True
+
     def features(self, x: Array) -> Array:
         """T(x) = [1, x]."""
-        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1)
+        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1).T
 
     def totals(self, x: Array, weights: Array | None) -> Array:
         """Nothing is shared."""

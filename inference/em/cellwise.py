@@ -33,10 +33,10 @@ class CellwiseGaussianFamily(GaussianFamily):
 
     def features(self, x: Array) -> Array:
         """T(x) = [1, m, m·x, m·x²]."""
-        there = x == x
-        filled = jnp.where(there, x, 0.0)
-        ones = jnp.ones((x.shape[0], 1), x.dtype)
-        return jnp.concatenate([ones, there.astype(x.dtype), filled, filled * filled], axis=1)
+        there = x.T == x.T
+        filled = jnp.where(there, x.T, 0.0)
+        ones = jnp.ones((1, x.shape[0]), x.dtype)
+        return jnp.concatenate([ones, there.astype(x.dtype), filled, filled * filled])
 
     def natural(self, parameters: Parameters) -> Array:
         """η_k = [log π_k, −½ (μ²/σ² + log 2πσ²), μ/σ², −1/(2σ²)]."""

@@ -20,16 +20,29 @@ def findings(
     problem: MixtureProblem | IncompleteProblem,
     parameters: Parameters,
     counts: np.ndarray,
-    natural: np.ndarray,
-) -> tuple[Finding, ...]:
-    """Look at every component of a fitted mixture.
+    naturals: np.ndarray,
+) -> list[tuple[Finding, ...]]:
+    """Look at every component of fitted mixtures, R of them stacked along axis 0; what is found, for each.
 
     Parameters
     ----------
-    counts : (K,) effective rows of each component, n_k. natural : (F, K), η.
+    counts : (R, K) effective rows of each component, n_k. naturals : (R, F, K), η.
     """
     family = problem.family
-    found = [
+    collapsed: list[list[Finding]] = [[] for _ in counts]
+    if isinstance(family, GaussianFamily) and family.known is None:
+        covariances = np.asarray(parameters["covariances"])
+        collapsed = _collapsed(family, problem, covariances, counts)
+    apart = _apart(problem) if isinstance(problem, IncompleteProblem) else []
+    doubled = _doubled(naturals, counts)
+    return [
+        (*_empty(each), *small, *apart, *twice)
+        for each, small, twice in zip(counts, collapsed, doubled, strict=True)
+    ]
+
+
+def _empty(counts: np.ndarray) -> list[Finding]:
+    return [
         Finding(
             "EMPTY_COMPONENT",
             f"Component {k} holds {counts[k]:.2g} rows: the data support fewer components. "
@@ -37,23 +50,17 @@ def findings(
         )
         for k in np.flatnonzero(counts < 1.0)
     ]
-    if isinstance(family, GaussianFamily) and family.known is None:
-        found += _collapsed(family, problem, parameters, counts)
-    if isinstance(problem, IncompleteProblem):
-        found += _apart(problem)
-    found += _doubled(natural, counts)
-    return tuple(found)
 
 
 def _collapsed(
     family: GaussianFamily,
     problem: MixtureProblem | IncompleteProblem,
-    parameters: Parameters,
+    covariances: np.ndarray,
     counts: np.ndarray,
-) -> list[Finding]:
+) -> list[list[Finding]]:
     pooled = np.asarray(problem.hyper.pooled)  # type: ignore[attr-defined]
-    covariances = np.asarray(parameters["covariances"])
     floor = float(problem.hyper.floor)  # type: ignore[attr-defined]
+    tied = family.covariance == "tied"
     if family.covariance in ("full", "tied"):
         half = np.linalg.inv(np.linalg.cholesky(pooled))
         smallest = np.linalg.eigvalsh(half @ covariances @ half.T)[..., 0]
@@ -61,22 +68,21 @@ def _collapsed(
         smallest = np.min(covariances / pooled, axis=-1)
     else:
         smallest = covariances / pooled
-    smallest = np.broadcast_to(smallest, counts.shape)
-    found = []
-    for k, ratio in enumerate(smallest):
-        few = counts[k] < family.columns + 1 and ratio < NARROW
-        if few or (floor > 0 and ratio <= floor * 1.01):
-            where = "the tied covariance" if family.covariance == "tied" else f"component {k}"
-            found.append(
-                Finding(
-                    "COLLAPSED_COMPONENT",
-                    f"The covariance of {where} ({counts[k]:.3g} rows) shrank to {ratio:.1e} of the data's "
-                    "in one direction, where it is held: the likelihood has no maximum there. "
-                    "Use objective='map', fewer components, or covariance='tied'.",
-                )
+    smallest = np.broadcast_to(smallest[:, None] if tied else smallest, counts.shape)
+    low = (counts < family.columns + 1) & (smallest < NARROW) | ((floor > 0) & (smallest <= floor * 1.01))
+    found: list[list[Finding]] = [[] for _ in counts]
+    for r, k in np.argwhere(low):
+        if tied and found[r]:
+            continue
+        where = "the tied covariance" if tied else f"component {k}"
+        found[r].append(
+            Finding(
+                "COLLAPSED_COMPONENT",
+                f"The covariance of {where} ({counts[r, k]:.3g} rows) shrank to {smallest[r, k]:.1e} of the "
+                "data's in one direction, where it is held: the likelihood has no maximum there. "
+                "Use objective='map', fewer components, or covariance='tied'.",
             )
-        if family.covariance == "tied" and found:
-            break
+        )
     return found
 
 
@@ -95,20 +101,18 @@ def _apart(problem: IncompleteProblem) -> list[Finding]:
     return [Finding("NEVER_TOGETHER", text)]
 
 
-def _doubled(natural: np.ndarray, counts: np.ndarray) -> list[Finding]:
-    natural = natural[1:].T  # without log π_k: two components of different weight are still one
-    found = []
-    for first in range(len(counts)):
-        for second in range(first + 1, len(counts)):
-            if min(counts[first], counts[second]) < 1.0:
-                continue
-            difference = np.max(np.abs(natural[first] - natural[second]))
-            if difference < SAME:
-                found.append(
-                    Finding(
-                        "DUPLICATE_COMPONENT",
-                        f"Components {first} and {second} are the same distribution: "
-                        "the data support fewer components, or the start was symmetric. Lower `components`.",
-                    )
+def _doubled(naturals: np.ndarray, counts: np.ndarray) -> list[list[Finding]]:
+    found: list[list[Finding]] = [[] for _ in counts]
+    held = counts >= 1.0
+    for first in range(counts.shape[1] - 1):
+        # Without log π_k: two components of different weight are still one.
+        apart = np.max(np.abs(naturals[:, 1:, first + 1 :] - naturals[:, 1:, first, None]), axis=1)
+        for r, offset in np.argwhere((apart < SAME) & held[:, first, None] & held[:, first + 1 :]):
+            found[r].append(
+                Finding(
+                    "DUPLICATE_COMPONENT",
+                    f"Components {first} and {first + 1 + offset} are the same distribution: "
+                    "the data support fewer components, or the start was symmetric. Lower `components`.",
                 )
+            )
     return found

@@ -4,19 +4,23 @@ For sufficient statistics T(x) and natural parameters η_k the table of log-join
 
     log p(x_n, z_n = k | θ) = T(x_n) · η_k + b(x_n, θ),        T(x) = [1, …],  η_k = [log π_k − A(θ_k), …]
 
-and the expected statistics of the E-step are rᵀ T(x). A family supplies T, η, the maximiser of the expected
+and the expected statistics of the E-step are T(x) rᵀ. A family supplies T, η, the maximiser of the expected
 log-joint in closed form, and its prior. Everything is in standardised units (see `standardise.py`).
+
+T(x) is (F, n), a column a row of the data: each of its rows is then made from whole rows of xᵀ, products with
+it run along memory, and so does all that happens to the table (K, n) in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Array", "Family", "Parameters", "Statistics"]
+__all__ = ["Array", "Family", "Parameters", "Statistics", "halved"]
 
 Array = jax.Array | np.ndarray  # NumPy's come in and go out; in between it is JAX's
 Parameters = Mapping[str, Array]
@@ -31,6 +35,15 @@ class Statistics(NamedTuple):
 
     sums: Array
     totals: Array
+
+
+def halved(operation: Callable[[Array, Array], Array], table: Array) -> Array:
+    """Combine the rows of a table (K, …) by halves: vector arithmetic, where XLA reduces in a scalar loop."""
+    while len(table) > 1:
+        half = len(table) // 2
+        rest, table = table[2 * half :], operation(table[:half], table[half : 2 * half])
+        table = jnp.concatenate([table, rest]) if len(rest) else table
+    return table[0]
 
 
 class Family(Protocol):
@@ -50,8 +63,13 @@ class Family(Protocol):
         """F, the length of T(x)."""
         ...
 
+    @property
+    def plain(self) -> bool:
+        """Whether T(x) is the row itself: then its transpose is what lies in memory."""
+        ...
+
     def features(self, x: Array) -> Array:
-        """T(x): (n, D) → (n, F), the first column 1."""
+        """T(x): (n, D) → (F, n), the first row 1."""
         ...
 
     def totals(self, x: Array, weights: Array | None) -> Array:

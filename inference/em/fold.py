@@ -1,9 +1,9 @@
 """EM of a mixture as a fold over rows: the E-step is a sum, and the M-step reads only the sum.
 
-    table   = T(x) · η(θ)                      log p(x_n, z_n = k | θ)
-    r       = softmax(table)                   responsibilities
-    sums    = Σ_n w_n T(x_n) r_nᵀ              one more matrix product
-    log p(x|θ) = Σ_n w_n logsumexp(table_n) + shared part
+    table   = η(θ)ᵀ T(x)                       log p(x_n, z_n = k | θ), (K, n)
+    r       = softmax over k                   responsibilities
+    sums    = T(x) (w r)ᵀ                      one more matrix product, (F, K)
+    log p(x|θ) = Σ_n w_n logsumexp_k(table_n) + shared part
 
 Rows are taken in chunks, so neither T(x) nor r is ever stored whole: memory beyond the data does not grow
 with N·K. Sums of chunks are accumulated in float64 even where the rows are float32.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from triptych.inference.em.family import Array, Family, Parameters, Statistics
+from triptych.inference.em.family import Array, Family, Parameters, Statistics, halved
 
 __all__ = [
     "MixtureProblem",
@@ -31,12 +31,13 @@ __all__ = [
     "fold",
     "fold_at",
     "infer",
+    "log_joints",
     "m_step",
     "restricted",
 ]
 
 NARROW = 64  # numbers a row of T(x) and the table together
-CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 4 MiB
+CHUNK_BYTES = 2**21  # T(x) and the table of one chunk stay near the cores; measured best at 1 to 4 MiB
 
 
 @partial(
@@ -131,18 +132,26 @@ def e_step(
     sums (F, K) and Σ_n w_n log Σ_k exp(T(x_n)·η_k) (nats), both in the dtype of the rows.
     """
     features = family.features(rows)
-    table = features @ natural
+    table = log_joints(family, natural, features)
     if labels is not None:
-        table = restricted(table, labels)
-    highest = jnp.max(table, axis=1, keepdims=True)
+        table = restricted(table.T, labels).T
+    highest = halved(jnp.maximum, table)
     shifted = jnp.exp(table - highest)
-    total = jnp.sum(shifted, axis=1, keepdims=True)
+    total = halved(jnp.add, shifted)
     log_rows = highest + jnp.log(total)
-    responsibilities = shifted / total
+    scale = 1.0 / total
     if weights is not None:
-        responsibilities *= weights[:, None]
-        log_rows *= weights[:, None]
-    return features.T @ responsibilities, jnp.sum(log_rows)
+        scale *= weights
+        log_rows *= weights
+    return features @ (shifted * scale).T, jnp.sum(log_rows)
+
+
+def log_joints(family: Family, natural: Array, features: Array) -> Array:
+    """Give log p(x_n, z_n = k | θ) but for what components share, (K, n), from η (F, K) and T(x) (F, n)."""
+    if family.plain:
+        # The product as the rows lie, kept apart: XLA would turn it into the slower one of transposes.
+        return lax.optimization_barrier(features.T @ natural).T
+    return natural.T @ features
 
 
 def m_step(family: Family, statistics: Statistics, hyper: NamedTuple) -> Parameters:

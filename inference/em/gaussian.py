@@ -21,7 +21,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
-from triptych.inference.em.family import Array, Parameters, Statistics
+from triptych.inference.em.family import Array, Parameters, Statistics, halved
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
@@ -70,19 +70,24 @@ class GaussianFamily:
         }
         return 1 + self.columns + quadratic[self.covariance]
 
+    @property
+    def plain(self) -> bool:
+        """T(x) is made from the row."""
+        return False
+
     def features(self, x: Array) -> Array:
         """T(x) = [1, x, squares]: |x|² (spherical), x² (diagonal), x_i x_j for i ≤ j (full), none (tied)."""
-        ones = jnp.ones((x.shape[0], 1), x.dtype)
+        padded = jnp.concatenate([jnp.ones((1, x.shape[0]), x.dtype), x.T])
         if self.covariance == "tied":
-            return jnp.concatenate([ones, x], axis=1)
+            return padded
         if self.covariance == "spherical":
-            squares = jnp.sum(x * x, axis=1, keepdims=True)
-        elif self.covariance == "diagonal":
-            squares = x * x
-        else:
-            # Row i of the upper triangle at a time: slices, where indices would be a slow gather.
-            squares = jnp.concatenate([x[:, i : i + 1] * x[:, i:] for i in range(self.columns)], axis=1)
-        return jnp.concatenate([ones, x, squares], axis=1)
+            return jnp.concatenate([padded, halved(jnp.add, x.T * x.T)[None]])
+        # With the 1 as column 0, T(x) is all products of two columns, or some: row by row, whole rows.
+        first, second = np.triu_indices(1 + self.columns)
+        if self.covariance == "diagonal":
+            chosen = (first == 0) | (first == second)
+            first, second = first[chosen], second[chosen]
+        return padded[first] * padded[second]
 
     def totals(self, x: Array, weights: Array | None) -> Array:
         """Σ_n w_n x_n x_nᵀ for tied covariances, whose quadratic term no responsibility weighs."""

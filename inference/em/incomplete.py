@@ -164,7 +164,7 @@ def e_step(family: GaussianFamily, parameters: Parameters, block: Block) -> tupl
     natural = jnp.concatenate([constant[..., None], linear, squares], axis=-1).astype(block.rows.dtype)
 
     whole = GaussianFamily(K, D, "full")
-    features = jax.vmap(whole.features)(block.rows)
+    features = jnp.swapaxes(jax.vmap(whole.features)(block.rows), 1, 2)
     table = features @ jnp.swapaxes(natural, 1, 2)
     if block.labels is not None:
         table = restricted(table, block.labels)

@@ -87,18 +87,13 @@ def places(parameters: Parameters, here: np.ndarray) -> int:
     Components have no names, so that the values of a site are sorted before they are compared.
     """
     values = [np.sort(np.asarray(v, float).reshape(len(v), -1)[here], axis=1) for v in parameters.values()]
-    scales = [float(np.std(each)) for each in values]
-    found: list[int] = []
-    for i in range(len(here)):
-        if not any(
-            all(
-                np.allclose(each[i], each[j], rtol=CLOSE, atol=CLOSE * scale, equal_nan=True)
-                for each, scale in zip(values, scales, strict=True)
-            )
-            for j in found
-        ):
-            found.append(i)
-    return len(found)
+    allowed = np.concatenate([CLOSE * (np.abs(each) + np.std(each)) for each in values], axis=1)
+    left, count = np.concatenate(values, axis=1), 0
+    while len(left):
+        apart = np.abs(left - left[0]) > allowed[0]
+        different = np.any(apart | (np.isnan(left) != np.isnan(left[0])), axis=1)
+        left, allowed, count = left[different], allowed[different], count + 1
+    return count
 
 
 def landscape_words(found: xr.Dataset) -> str:

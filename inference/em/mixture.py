@@ -92,6 +92,11 @@ class MixtureKernel:
         )
 
     @property
+    def observed(self) -> dict[str, np.ndarray]:
+        """Observed site → its values."""
+        return {"x": self.args[0]}
+
+    @property
     def integrated(self) -> dict[str, str]:
         """Latent → how the E-step takes it."""
         return {"z": f"enumeration over {self.problem.family.components} values"}
@@ -128,11 +133,8 @@ class MixtureKernel:
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
         values, counts, naturals = (np.asarray(leaf) for leaf in _look(self.problem, parameters))
-        points = [{k: np.asarray(v)[i] for k, v in parameters.items()} for i in range(len(values))]
-        return [
-            Review(float(value) + self.jacobian, degeneracy.findings(self.problem, point, count, natural))
-            for value, point, count, natural in zip(values, points, counts, naturals, strict=True)
-        ]
+        found = degeneracy.findings(self.problem, parameters, counts, naturals)
+        return [Review(float(value) + self.jacobian, each) for value, each in zip(values, found, strict=True)]
 
     def _rescale(self, parameters: Mapping[str, np.ndarray], shift: Any, scale: np.ndarray) -> dict[str, Any]:
         moved = dict(parameters)

@@ -54,22 +54,28 @@ def laplace_posterior(
         constant, attrs = record_sample(kernel.model, kernel.small.args[0])  # type: ignore[attr-defined]
         tree = build(point, constant_data=constant, attrs=attrs)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
+    seen = getattr(kernel, "observed", None)
     if em.draws == 0 or not getattr(kernel, "has_posterior", True):
-        tree, findings = assemble(m, point, args, kwargs, likelihoods=em.draws > 0)
+        tree, findings = assemble(m, point, args, kwargs, likelihoods=em.draws > 0, observed_data=seen)
         return tree, Evidence(), findings
     if kernel.hessian_work > HESSIAN_WORK:
         text = (
             f"{kernel.count:.3g} rows × {size}² parameters make a Hessian of minutes: the posterior holds "
             "the optimum alone, without standard errors. Use SVI or MCMC for them, or fit fewer rows."
         )
-        tree, findings = assemble(m, point, args, kwargs)
+        tree, findings = assemble(m, point, args, kwargs, observed_data=seen)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text), *findings)
     gaussian, samples = kernel.approximate(parameters, em.objective, key, em.draws)
     statistics = None
     if em.objective == "map" and gaussian.log_evidence is not None:
         statistics = gaussian.sample_stats(key, em.draws, batch_size(m.structure(*args, **kwargs)))
     tree, findings = assemble(
-        m, {site: samples[site] for site in parameters}, args, kwargs, sample_stats=statistics
+        m,
+        {site: samples[site] for site in parameters},
+        args,
+        kwargs,
+        sample_stats=statistics,
+        observed_data=seen,
     )
     evidence = Evidence()
     if gaussian.log_evidence is not None:

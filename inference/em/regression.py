@@ -59,12 +59,17 @@ class RegressionHyper(NamedTuple):
 
 
 def decompose(X: np.ndarray, y: np.ndarray) -> tuple[Moments, np.ndarray]:
-    """Decompose centred (and row-weighted) data: moments, and V (D, r) that leads back to w."""
-    U, singular, Vt = np.linalg.svd(X, full_matrices=False)
+    """Decompose centred (and row-weighted) data: moments, and V (D, r) that leads back to w.
+
+    By the triangular factor of [X y] = Q R first, in whose D + 1 rows all of it is (Golub & Van Loan 2013,
+    section 5.4.2): half the work of decomposing N rows, or less, at the same accuracy.
+    """
+    factor = np.linalg.qr(np.column_stack([X, y]), mode="r")
+    U, singular, Vt = np.linalg.svd(factor[:, :-1], full_matrices=False)
     keep = singular > singular[0] * max(X.shape) * np.finfo(np.float64).eps
     U, singular, Vt = U[:, keep], singular[keep], Vt[keep]
-    projected = U.T @ y
-    residual = float(np.sum((y - U @ projected) ** 2))
+    projected = U.T @ factor[:, -1]
+    residual = float(np.sum((factor[:, -1] - U @ projected) ** 2))
     return Moments(
         singular, projected, np.asarray(residual), np.asarray(float(len(y))), np.asarray(X.shape[1])
     ), Vt.T

@@ -46,6 +46,12 @@ class RegressionKernel:
     level: float
     intercept: bool
     epsilon: float
+    target: np.ndarray  # y (N,), as it was given
+
+    @property
+    def observed(self) -> dict[str, np.ndarray]:
+        """Observed site → its values."""
+        return {"y": self.target}
 
     @property
     def count(self) -> float:
@@ -191,15 +197,17 @@ def bind_regression(model: BayesianLinearRegression, call: Call) -> RegressionKe
         raise InputError("BayesianLinearRegression is fitted to a design and a target, `run(key, X, y)`.")
     if call.update not in STEPS:
         raise InputError(f"`update` is {call.update!r}: choose one of {', '.join(map(repr, STEPS))}.")
-    X, y = model.validate(*call.args)
-    X, y = X.astype(np.float64), y.astype(np.float64)
+    X, target = model.validate(*call.args)
+    X, y = X.astype(np.float64, copy=False), target.astype(np.float64, copy=False)
     weights = np.ones(len(y)) if call.sample_weight is None else call.sample_weight.astype(np.float64)
     rows = float(np.sum(weights))
     centre, level = np.zeros(X.shape[1]), 0.0
     if model.intercept:
         centre, level = weights @ X / rows, float(weights @ y / rows)
-    root = np.sqrt(weights)
-    moments, rotation = decompose((X - centre) * root[:, None], (y - level) * root)
+    centred, offset = X - centre, y - level
+    if call.sample_weight is not None:
+        centred, offset = centred * np.sqrt(weights)[:, None], offset * np.sqrt(weights)
+    moments, rotation = decompose(centred, offset)
     # Σ w stands for N, and a weight w for w equal rows: each row's density to the power w.
     moments = moments._replace(rows=np.asarray(rows))
     prior, with_prior = model.prior(X, y), call.objective == "map"
@@ -220,4 +228,4 @@ def bind_regression(model: BayesianLinearRegression, call: Call) -> RegressionKe
         call.update,
     )
     epsilon = float(np.finfo(np.float64).eps)
-    return RegressionKernel(model, problem, rotation, centre, level, model.intercept, epsilon)
+    return RegressionKernel(model, problem, rotation, centre, level, model.intercept, epsilon, target)

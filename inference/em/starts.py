@@ -22,7 +22,7 @@ from triptych.inference.em.incomplete import IncompleteProblem, filled
 from triptych.inference.em.kernel import Start
 from triptych.models.errors import InputError
 
-__all__ = ["RECIPES", "generator", "mixture_starts"]
+__all__ = ["RECIPES", "generator", "mixture_starts", "seeds"]
 
 RECIPES = ("k-means++", "random_rows", "random_responsibilities", "k-means", "ward")
 WARD_ROWS = 2000
@@ -51,10 +51,15 @@ def mixture_starts(
     random = generator(key)
     points: list[Any] = [None] * number
     tables = np.empty((number, len(rows), problem.family.components), rows.dtype)
+    seeded = np.flatnonzero([recipe == "k-means++" for recipe in recipes])
+    tables[seeded] = np.eye(problem.family.components)[
+        _nearest(rows, seeds(rows, problem.family.components, len(seeded), random))
+    ]
     for index, recipe in enumerate(recipes):
         if recipe == "random_rows":
             points[index] = _around(rows, problem, labels, random)
-        tables[index] = _table(recipe, rows, problem.family.components, random)
+        if recipe != "k-means++":
+            tables[index] = _table(recipe, rows, problem.family.components, random)
         if labels is not None:
             tables[index] = _agreeing(tables[index], labels)
     stacked = {k: np.array(v) for k, v in _from_responsibilities(problem, jnp.asarray(tables)).items()}
@@ -79,15 +84,12 @@ def _table(recipe: str, rows: np.ndarray, components: int, random: np.random.Gen
 
 def _labels(recipe: str, rows: np.ndarray, components: int, random: np.random.Generator) -> np.ndarray:
     """Cluster the rows by a recipe of scikit-learn's."""
-    from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
+    from sklearn.cluster import AgglomerativeClustering, KMeans
 
     seed = int(random.integers(2**31))
     if recipe == "k-means":
         # One k-means++ start: scikit-learn's own number for `init="k-means++"`.
         return np.asarray(KMeans(components, random_state=seed).fit(rows).labels_)
-    if recipe == "k-means++":
-        centres, _ = kmeans_plusplus(rows, components, random_state=seed)
-        return _nearest(rows, centres)
     chosen = random.choice(len(rows), min(len(rows), WARD_ROWS), replace=False)
     if len(chosen) <= components:
         return np.arange(len(rows)) % components
@@ -95,8 +97,34 @@ def _labels(recipe: str, rows: np.ndarray, components: int, random: np.random.Ge
     return _nearest(rows, np.stack([rows[chosen][labels == k].mean(axis=0) for k in range(components)]))
 
 
+def seeds(rows: np.ndarray, components: int, number: int, random: np.random.Generator) -> np.ndarray:
+    """Draw k-means++ seeds (Arthur & Vassilvitskii 2007), `number` sets at once: (number, K, D).
+
+    Each next seed is a row drawn with probability ∝ d²(x, nearest seed); of 2 + ⌊log K⌋ such rows the one
+    that lowers Σ d² most is kept, as scikit-learn does (whose function makes one set a call, most of it
+    checks).
+    """
+    trials = 2 + int(np.log(components))
+    lengths = np.einsum("nd,nd->n", rows, rows)
+    chosen = random.integers(len(rows), size=(number, 1))
+    nearest = np.full((number, 1, len(rows)), np.inf)
+    kept = []
+    for _ in range(components):
+        distances = lengths[chosen][..., None] - 2.0 * rows[chosen] @ rows.T + lengths
+        candidates = np.minimum(nearest, np.maximum(distances, 0.0))
+        best = np.argmin(candidates.sum(axis=2), axis=1)[:, None]
+        kept.append(np.take_along_axis(chosen, best, axis=1))
+        nearest = np.take_along_axis(candidates, best[..., None], axis=1)
+        heights = np.cumsum(nearest, axis=2)
+        drawn = heights[:, :, -1] * random.random((number, trials))
+        chosen = np.minimum(np.sum(heights <= drawn[..., None], axis=2), len(rows) - 1)
+    return rows[np.concatenate(kept, axis=1)]
+
+
 def _nearest(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    return np.argmin(np.sum(centres**2, axis=1) - 2.0 * rows @ centres.T, axis=1)
+    """Give the number of the nearest of K centres (…, K, D) to each row, (…, N)."""
+    heights = np.sum(centres**2, axis=-1)[..., None] - 2.0 * centres @ rows.T
+    return np.argmin(heights, axis=-2)
 
 
 def _agreeing(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -148,7 +176,7 @@ def _from_responsibilities(problem: MixtureProblem | IncompleteProblem, tables: 
 
     def one(table: Array) -> Parameters:
         weighted = table if problem.weights is None else table * problem.weights[:, None]
-        sums = (features.T @ weighted).astype(jnp.float64)
+        sums = (features @ weighted).astype(jnp.float64)
         return m_step(family, Statistics(sums, totals), problem.hyper)
 
     return jax.lax.map(one, tables)

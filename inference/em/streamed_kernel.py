@@ -19,6 +19,7 @@ from triptych.inference.em import degeneracy
 from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.company import gathered
 from triptych.inference.em.family import Parameters
+from triptych.inference.em.fold import MixtureProblem
 from triptych.inference.em.gaussian import GaussianHyper
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
 from triptych.inference.em.mixture import MixtureKernel
@@ -180,13 +181,20 @@ class StreamedKernel:
         """Give log p(x | θ), and name the components that collapsed, emptied or coincide: one pass."""
         sums, values = self.problem.expect(parameters)
         light = self.problem.light
-        reviews = []
-        for index, (each, value) in enumerate(zip(sums, values, strict=True)):
-            point = {name: np.asarray(leaf)[index] for name, leaf in parameters.items()}
-            natural = np.asarray(light.family.natural(point))
-            height = float(value) + float(light.family.base(point, light.totals)) + self.jacobian
-            reviews.append(Review(height, degeneracy.findings(light, point, np.asarray(each)[0], natural)))
-        return reviews
+        naturals, bases = (np.asarray(leaf) for leaf in _seen(light, parameters))
+        found = degeneracy.findings(light, parameters, np.asarray(sums)[:, 0], naturals)
+        heights = np.asarray(values) + bases + self.jacobian
+        return [Review(float(height), each) for height, each in zip(heights, found, strict=True)]
+
+
+@jax.jit
+def _seen(light: MixtureProblem, parameters: Parameters) -> tuple[Any, Any]:
+    """Natural parameters (R, F, K) of stacked points, and what their components share (R,), nats."""
+
+    def one(point: Parameters) -> tuple[Any, Any]:
+        return light.family.natural(point), light.family.base(point, light.totals)
+
+    return jax.vmap(one)(parameters)
 
 
 def stream(model: Any, call: Call) -> StreamedKernel:

@@ -30,7 +30,7 @@ SURE = 0.8  # share of a row's allocation at the start that is the posterior's; 
 
 def table(problem: MixtureProblem, features: Array, parameters: Parameters) -> Array:
     """Give log p(x_n, z_n = k | θ) up to a constant of the row, (N, K); −inf where a label rules it out."""
-    values = features @ problem.family.natural(parameters).astype(features.dtype)
+    values = (problem.family.natural(parameters).T.astype(features.dtype) @ features).T
     return values if problem.labels is None else restricted(values, jnp.asarray(problem.labels))
 
 
@@ -42,7 +42,7 @@ def draw_labels(key: jax.Array, problem: MixtureProblem, features: Array, parame
 def statistics(problem: MixtureProblem, features: Array, z: Array) -> Statistics:
     """Give Σ_n 1[z_n = k] T(x_n), (F, K), and what no label weighs."""
     chosen = jax.nn.one_hot(z, problem.family.components, dtype=features.dtype)
-    return Statistics((features.T @ chosen).astype(jnp.float64), problem.totals)
+    return Statistics((features @ chosen).astype(jnp.float64), problem.totals)
 
 
 def draw_parameters(key: jax.Array, problem: MixtureProblem, sums: Statistics) -> dict[str, jax.Array]:
@@ -61,7 +61,7 @@ def draw_parameters(key: jax.Array, problem: MixtureProblem, sums: Statistics) -
 @partial(jax.tree_util.register_dataclass, data_fields=["problem", "features"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class MixtureSweep:
-    """A mixture bound to its data, standardised; `features` are T(x), (N, F), kept whole."""
+    """A mixture bound to its data, standardised; `features` are T(x), (F, N), kept whole."""
 
     problem: MixtureProblem
     features: Array
