@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -26,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
     import pandas as pd
 
     random = np.random.default_rng(0)
-    x = np.concatenate([random.normal(size=(700, 2)), random.normal(size=(500, 2)) + [6, 1]])
+    x = random.normal(size=(1200, 2))
+    x[700:] += [6, 1]
     table = pd.DataFrame(x, columns=["length", "width"])
     table.to_csv(tmp_path / "t.csv", index=False)
     table.assign(place="here").to_parquet(tmp_path / "t.parquet")
@@ -49,19 +51,13 @@ def test_a_run_is_that_of_rows_in_memory_and_can_be_verified(folder: Path) -> No
     data = load_data(whole.config, whole.base, load_model(whole.config.model, whole.base))
     assert manifest["data"]["rows"] == 1200
     assert manifest["data"]["arrays_sha256"] == data.arrays_sha256
-    fit = triptych.EM(triptych.GaussianMixture(2), draws=0).run(triptych_key(), *data.args)
+    fit = triptych.EM(triptych.GaussianMixture(2), draws=0).run(jax.random.key(0), *data.args)
     assert outcome.fits["em"].log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-4)
     page = (folder / "out" / "report.html").read_text()
     assert "these are 1 200 of 1 200, drawn at random" in page.replace("\u2009", " ").replace("\xa0", " ")
     assert "labels not aligned" not in page
     assert verify(folder / "out").ok
     assert run(experiment, folder / "out").kept == ("em", "two")
-
-
-def triptych_key() -> Any:
-    import jax
-
-    return jax.random.key(0)
 
 
 def test_a_run_that_was_cut_off_goes_on_within_a_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
