@@ -56,6 +56,8 @@ def calibrate_config(
     ------
     InputError : the config or the data are wrong; then nothing has been written.
     """
+    if experiment.config.data.blocks:
+        refuse("data.blocks: calibration draws data in memory; give data.sample: 20000 in its place.")
     prepared = prepare(experiment)
     progress = progress or Silent()
     try:

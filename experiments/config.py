@@ -100,11 +100,45 @@ class Config(Settings):
         if len(given) != 1:
             said = f"not {' and '.join(given)}" if given else "none is given"
             raise ValueError(f"data: give exactly one of name, path and simulate ({said})")
+        self._readable_in_blocks()
         if self.data.threshold is not None and self.data.equals is not None:
             raise ValueError("data: give threshold or equals, not both")
         if self.reference not in self.fits:
             raise ValueError(f"reference: {self.reference!r} is none of the fits ({', '.join(self.fits)})")
         return self
+
+    def _readable_in_blocks(self) -> None:
+        """Check what rows that are read in blocks can be used for."""
+        data = self.data
+        if data.blocks and data.sample is not None:
+            raise ValueError("data: give blocks (all rows, by EM) or sample (some, by any method), not both")
+        key = "blocks" if data.blocks else "sample"
+        if not data.blocks and data.sample is None:
+            return
+        if data.path is None:
+            raise ValueError(f"data.{key}: rows are read in blocks from a file; give its path")
+        aside = ("rows", "target", "repeat", "labels", "threshold", "equals", "holdout")
+        given = [name for name in aside if getattr(data, name) not in (None, False)]
+        given += ["standardize"] * data.standardize + ["missing"] * (data.missing == "keep")
+        if given:
+            raise ValueError(f"data.{key}: rows are taken as they are; take out {' and '.join(given)}")
+        if any(mark in name for name in data.columns or () for mark in "*?"):
+            raise ValueError(f"data.{key}: name each column; there are no patterns here")
+        if not data.blocks:
+            return
+        if not isinstance(self.model, GaussianMixtureSettings | BernoulliMixtureSettings):
+            raise ValueError(
+                "data.blocks: only the two mixtures read rows in blocks; give data.sample: 20000 in its place"
+            )
+        other = [name for name, fit in self.fits.items() if fit.method != "em"]
+        if other:
+            raise ValueError(
+                f"data.blocks: only method em reads rows in blocks; take out {' and '.join(other)}, or fit a "
+                "random sample by data.sample: 20000 in place of blocks"
+            )
+        keeps = [name for name, fit in self.fits.items() if isinstance(fit, EMSettings) and fit.bootstrap]
+        if keeps:
+            raise ValueError(f"fits.{keeps[0]}.bootstrap needs its rows in memory; take it out")
 
     def plain(self) -> dict[str, Any]:
         """Give the resolved config as plain data for YAML."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from triptych.experiments import blocks
 from triptych.experiments.config import Config
 from triptych.experiments.programs import positional
 from triptych.experiments.refusal import nearest, refuse
@@ -34,7 +35,7 @@ class Data:
     Attributes
     ----------
     args : the arrays that the program is called with: (x,), (X, y) for a model that takes an answer, or
-        (x, z) where the labels of rows are known.
+        (x, z) where the labels of rows are known; (`Rows`,) where they are read in blocks.
     columns : names of the columns of the first array.
     target : the answer column as it was, (N,), or None; handed to the model only if it is in `args`.
     target_name : its name.
@@ -45,7 +46,7 @@ class Data:
     held_out : as `args`, for the rows that are kept from the fits; labels are not.
     """
 
-    args: tuple[np.ndarray, ...]
+    args: tuple[Any, ...]
     columns: tuple[str, ...]
     target: np.ndarray | None
     target_name: str | None
@@ -83,6 +84,8 @@ def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
     """
     if config.data.simulate is not None:
         return _simulated(config, config.data.simulate, program)
+    if config.data.blocks or config.data.sample is not None:
+        return _in_blocks(config, base)
     settings = config.data
     path, source, target_name = _whence(settings, base)
     target_name = None if target_name == settings.labels else target_name
@@ -117,6 +120,33 @@ def load_data(config: Config, base: Path, program: Callable[..., Any]) -> Data:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         arrays_sha256=_digest(args),
     )
+
+
+def _in_blocks(config: Config, base: Path) -> Data:
+    """Open the rows of a file that is read in blocks, or draw some of them."""
+    settings, table = config.data, blocks.open_blocks(config, base)
+    args: tuple[Any, ...] = (table,)
+    if settings.sample is not None:
+        if settings.sample > len(table):
+            refuse(f"data.sample: {settings.path} has {len(table)} rows, fewer than {settings.sample}.")
+        args = (blocks.drawn(table, settings.sample, [config.seed, zlib.crc32(b"sample")]),)
+        _finite(args[0], table.names, str(settings.path))
+    return Data(
+        args=args,
+        columns=table.names,
+        target=None,
+        target_name=None,
+        source=str(settings.path),
+        sha256=blocks.source_digest(base / Path(str(settings.path)).expanduser()),
+        arrays_sha256=blocks.blocks_digest(table) if settings.blocks else _digest(args),
+    )
+
+
+def _finite(x: np.ndarray, columns: tuple[str, ...], source: str) -> None:
+    good = np.isfinite(x)
+    if not good.all():
+        name = columns[int(np.argmin(good.all(axis=0)))]
+        refuse(f"data.sample: column {name!r} of {source} has cells that are no finite numbers; mend them.")
 
 
 def _whence(settings: DataSettings, base: Path) -> tuple[Path, str, str | None]:

@@ -96,20 +96,26 @@ def prepare(experiment: Experiment) -> Prepared:
     config = experiment.config
     model = load_model(config.model, experiment.base)
     data = load_data(config, experiment.base, model)
-    _validate(model, data)
+    algorithms = {name: algorithm(settings, model) for name, settings in config.fits.items()}
+    _validate(model, data, algorithms)
     file = program_file(config.model, experiment.base)
     return Prepared(
         experiment=experiment,
         model=model,
         data=data,
-        algorithms={name: algorithm(settings, model) for name, settings in config.fits.items()},
+        algorithms=algorithms,
         fingerprints={name: fingerprint(config, name, data, file) for name in config.fits},
     )
 
 
-def _validate(model: Callable[..., Any], data: Data) -> None:
+def _validate(model: Callable[..., Any], data: Data, algorithms: Mapping[str, Any]) -> None:
     """Have a built-in check its data, the columns called by name; have any other program traced once."""
-    if hasattr(model, "validate"):
+    from triptych.inference.rows import Rows
+
+    if isinstance(data.x, Rows):  # one reading: every cell is looked at
+        for algorithm in list(algorithms.values())[:1]:
+            algorithm.bind(data.x)
+    elif hasattr(model, "validate"):
         import pandas as pd
 
         model.validate(pd.DataFrame(data.x, columns=list(data.columns)), *data.args[1:])  # type: ignore[attr-defined]
@@ -267,7 +273,11 @@ def _run_fit(
     settings = prepared.experiment.config.fits[name]
     method = prepared.algorithms[name]
     mark = prepared.fingerprints[name]
-    told = {"progress": progress.step} if "progress" in inspect.signature(method.run).parameters else {}
+    told: dict[str, Any] = {}
+    if "progress" in inspect.signature(method.run).parameters:
+        told["progress"] = progress.step
+    if prepared.experiment.config.data.blocks:  # passes are long: one that is cut off is gone on with
+        told["checkpoint"] = directory / f".{name}.{mark[:12]}.checkpoint"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results

@@ -53,6 +53,10 @@ class DataSettings(Settings):
     """Draw the data from the model itself."""
     rows: PositiveInt | None = None
     """Use the first so many rows only."""
+    blocks: bool = False
+    """Read the rows of a CSV, Parquet, .npy or Zarr file in blocks, never all in memory: mixtures, by EM."""
+    sample: PositiveInt | None = None
+    """Fit so many rows of such a file, drawn at random (with the seed); any model, any method."""
     columns: list[str] | None = None
     """Columns by name, `p*` for all that begin with p; all but the target if left out."""
     target: str | Literal[False] | None = None

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-__all__ = ["checked", "recall", "record", "with_arrays"]
+__all__ = ["checked", "is_sample", "recall", "record", "record_sample", "with_arrays"]
 
 ATTRIBUTE = "triptych_arguments"
+SAMPLED = "triptych_sampled"
+SAMPLE = 5000  # rows that a fit keeps of those that it read in blocks
 
 
 def checked(
@@ -80,6 +82,18 @@ def record(
             constant[name] = array
             recipe.append([key, "constant_data", name])
     return constant, {ATTRIBUTE: json.dumps(recipe)}
+
+
+def record_sample(program: Callable[..., Any], rows: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
+    """Have some of a sample of rows stand for all, where the fit cannot keep them (`triptych.rows`)."""
+    kept = rows[:: -(-len(rows) // SAMPLE)]
+    constant, attrs = record(program, (kept,), {}, {})
+    return constant, {**attrs, SAMPLED: "yes"}
+
+
+def is_sample(data: xr.DataTree) -> bool:
+    """Tell whether what `recall` gives is a sample of the rows that were fitted."""
+    return SAMPLED in data.attrs
 
 
 def recall(data: xr.DataTree) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

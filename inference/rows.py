@@ -1,25 +1,26 @@
 """Rows that need not fit in memory: a file or an array that is read block by block, again and again.
 
-Text and column formats (CSV, Parquet) are slow to read twice: their rows are written once, as they are read,
-to a temporary row-major file that later passes map. Memory maps, Zarr, HDF5 and dask arrays are read where
-they lie.
+A block is read while the one before it is worked on. Blocks of a file are read into three buffers in turn, so
+that memory is the same whatever the number of rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from triptych.inference.row_files import StoredRows, open_rows, stored
 from triptych.models.errors import InputError
 
 __all__ = ["BLOCK_BYTES", "Rows", "rows"]
 
-BLOCK_BYTES = 2**26  # a block is read while the one before it is worked on: two are in memory
+BLOCK_BYTES = 2**25
+ALIGNMENT = 64  # bytes; XLA works on a buffer that begins so without copying it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class Rows:
     names : the columns.
     first, last : the rows of `array` that are this process's share.
     total : rows of all processes together.
+    dtype : of the arithmetic.
+    spare : buffers that no pass is using.
     """
 
     array: Any
@@ -39,6 +42,8 @@ class Rows:
     first: int
     last: int
     total: int
+    dtype: np.dtype[Any]
+    spare: list[list[np.ndarray]] = dataclasses.field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         """Count the rows of this process."""
@@ -48,12 +53,6 @@ class Rows:
     def columns(self) -> int:
         """D."""
         return len(self.names)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the arithmetic: float32 where the numbers are, else float64."""
-        narrow = np.dtype(self.array.dtype).itemsize <= 4 and np.dtype(self.array.dtype).kind == "f"
-        return np.dtype(np.float32 if narrow else np.float64)
 
     @property
     def shared(self) -> bool:
@@ -66,68 +65,122 @@ class Rows:
         block = block[:, None] if block.ndim == 1 else block
         return np.ascontiguousarray(block, dtype=self.dtype)
 
+    def take(self, chosen: np.ndarray) -> np.ndarray:
+        """Give some of this process's rows by their sorted numbers, (n, D)."""
+        found, size = [np.empty((0, self.columns), self.dtype)], self.block_rows()
+        for start in np.unique(chosen // size) * size:
+            here = chosen[(chosen >= start) & (chosen < start + size)]
+            if isinstance(self.array, StoredRows) and len(here) < size // 100:
+                found += [self.read(row, row + 1) for row in here.tolist()]
+            else:
+                found.append(self.read(int(start), int(start) + size)[here - start])
+        return np.concatenate(found)
+
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Read the rows in order, at most `size` at a time, each block while the one before is worked on."""
-        return self.pieces([(start, start + size) for start in range(0, len(self), size)])
+        """Read the rows in order, at most `size` at a time, each block while the one before is worked on.
+
+        A block may be written over as soon as the second one after it is asked for.
+        """
+        direct = isinstance(self.array, StoredRows) and self.array.dtype == self.dtype
+        size = min(size, len(self))
+        buffers = self._lent((size, self.columns)) if direct else []
+
+        def fetch(index: int) -> np.ndarray:
+            start, stop = index * size, min((index + 1) * size, len(self))
+            if not direct:
+                return self.read(start, stop)
+            block = buffers[index % 3][: stop - start]
+            self.array.read_into(self.first + start, block)
+            return block
+
+        if isinstance(self.array, StoredRows):
+            self.array.check()
+        yield from _ahead([partial(fetch, index) for index in range(-(-len(self) // size))])
+        if direct:
+            self.spare.append(buffers)
 
     def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
         """Read stretches of rows, (first, one past the last), in the order given, one ahead of its use."""
-        from concurrent.futures import ThreadPoolExecutor
+        yield from _ahead([partial(self.read, *each) for each in bounds])
 
-        with ThreadPoolExecutor(1) as reader:
-            following = [reader.submit(self.read, *each) for each in bounds[:1]]
-            for index in range(len(bounds)):
-                block = following.pop().result()
-                following += [reader.submit(self.read, *each) for each in bounds[index + 1 : index + 2]]
-                yield block
+    def _lent(self, shape: tuple[int, int]) -> list[np.ndarray]:
+        """Give three buffers: those of a pass before, which are mapped already, where they are free."""
+        if self.spare and self.spare[-1][0].shape == shape:
+            return self.spare.pop()
+        self.spare.clear()
+        return [_aligned(shape, self.dtype) for _ in range(3)]
 
     def block_rows(self) -> int:
-        """Rows of a block."""
-        return max(1, BLOCK_BYTES // (self.columns * self.dtype.itemsize))
+        """Rows of a block, whole chunks where the array is stored in chunks."""
+        size = max(1, BLOCK_BYTES // (self.columns * self.dtype.itemsize))
+        chunks = getattr(self.array, "chunks", None)
+        chunk = chunks[0] if isinstance(chunks, tuple) and chunks else None
+        chunk = max(chunk) if isinstance(chunk, tuple) else chunk  # dask: the sizes of all chunks
+        return size // chunk * chunk if isinstance(chunk, int) and 0 < chunk <= size else size
 
 
-def rows(source: Any, *, columns: Sequence[str] | None = None, split: bool = False) -> Rows:
+def _ahead(tasks: Sequence[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
+    """Do tasks in order, each while what the one before gave is used."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as reader:
+        following = [reader.submit(task) for task in tasks[:1]]
+        for index in range(len(tasks)):
+            block = following.pop().result()
+            following += [reader.submit(task) for task in tasks[index + 1 : index + 2]]
+            yield block
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Give an array whose first byte lies where XLA wants it."""
+    count = shape[0] * shape[1] * dtype.itemsize
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % ALIGNMENT
+    return raw[begin : begin + count].view(dtype).reshape(shape)
+
+
+def rows(
+    source: Any, *, columns: Sequence[str] | None = None, split: bool = False, dtype: str | None = None
+) -> Rows:
     """Open a table that is read in blocks, for `EM(model).run(key, rows(source))`.
 
     Parameters
     ----------
-    source : path of a `.csv`, `.parquet`, `.npy` or `.zarr`; or an array that is sliced by rows (NumPy memory
-        map, Zarr, HDF5, dask).
+    source : path of a `.csv` (or `.csv.gz`), `.parquet`, `.npy` or `.zarr`; or an array that is sliced by
+        rows (NumPy memory map, Zarr, HDF5, dask). Files that are compressed or text are decoded once, when
+        they are opened, to a temporary file of N · D numbers; `TMPDIR` says where. The others are read where
+        they lie.
     columns : names of the columns to read, of a CSV or Parquet file.
     split : under `jax.distributed`, give each process its own share of the rows.
+    dtype : of the arithmetic, "float32" or "float64"; float32 where the numbers are no wider, if left out.
 
     Raises
     ------
     InputError : no such file, a kind of file or a column that is not known, not a table of numbers, no rows.
     """
+    if dtype not in (None, "float32", "float64"):
+        raise InputError(f"`dtype` is {dtype!r}: choose 'float32' or 'float64'.")
     names: tuple[str, ...] | None = None
-    array = source
     if isinstance(source, str | Path):
-        path = Path(source)
-        if not path.exists():
-            raise InputError(f"There is no file {path}.")
-        kind = path.suffix.lower()
-        if kind == ".npy":
-            array = _opened(path, lambda: np.load(path, mmap_mode="r"))
-        elif kind == ".zarr":
-            array = _opened(path, lambda: _imported("zarr").open_array(str(path), mode="r"))
-        elif kind in (".csv", ".parquet", ".pq"):
-            array, names = _spooled(path, "csv" if kind == ".csv" else "parquet", columns)
-        else:
-            raise InputError(f"{path} is of no kind that is known: give .csv, .parquet, .npy or .zarr.")
+        array, names = open_rows(Path(source), columns, dtype)
+    else:
+        array = stored(source)
     if columns is not None and names is None:
         raise InputError("`columns` names the columns of a CSV or Parquet file; slice an array before.")
-    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
-    if shape is None or dtype is None or len(shape) not in (1, 2):
+    shape, kind = getattr(array, "shape", None), getattr(array, "dtype", None)
+    if shape is None or kind is None or len(shape) not in (1, 2):
         raise InputError(f"`source` is a {type(source).__name__} of shape {shape}: give a table (N, D).")
-    if np.dtype(dtype).kind not in "fiub":
-        raise InputError(f"`source` holds {np.dtype(dtype)}, not numbers.")
+    kind = np.dtype(kind)
+    if kind.kind not in "fiub":
+        raise InputError(f"`source` holds {kind}, not numbers.")
     number, width = shape[0], 1 if len(shape) == 1 else shape[1]
     if number == 0 or width == 0:
         raise InputError(f"`source` has {number} rows and {width} columns: there is nothing to fit.")
     first, last = _share(number) if split else (0, number)
     named = names or tuple(f"x{d}" for d in range(width))
-    return Rows(array, named, first, last, number)
+    narrow = kind.kind == "f" and kind.itemsize <= 4
+    wide = np.dtype(dtype or (np.float32 if narrow else np.float64))
+    return Rows(array, named, first, last, number, wide)
 
 
 def _share(number: int) -> tuple[int, int]:
@@ -138,57 +191,3 @@ def _share(number: int) -> tuple[int, int]:
     if number < count:
         raise InputError(f"{number} rows cannot be split over {count} processes.")
     return number * index // count, number * (index + 1) // count
-
-
-def _imported(package: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise InputError(f"This kind of file needs the package {package}: install triptych[files].") from None
-
-
-def _opened(path: Path, opening: Any) -> Any:
-    try:
-        return opening()
-    except InputError:
-        raise
-    except Exception as error:  # each format fails in its own way
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _spooled(path: Path, kind: str, columns: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:
-    """Write the rows of a CSV or Parquet file to a temporary row-major file, batch by batch."""
-    _imported("pyarrow")
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    data = _opened(path, lambda: ds.dataset(str(path), format=kind))
-    known = list(data.schema.names)
-    for name in columns or ():
-        if name not in known:
-            raise InputError(f"{path} has no column {name!r}; it has {', '.join(known)}.")
-    chosen = tuple(columns or known)
-    types = [data.schema.field(name).type for name in chosen]
-    for name, each in zip(chosen, types, strict=True):
-        if not (pa.types.is_floating(each) or pa.types.is_integer(each) or pa.types.is_boolean(each)):
-            raise InputError(
-                f"{path}: column {name!r} holds {each}, not numbers; leave it out by `columns`, or code it."
-            )
-    dtype = np.float32 if all(pa.types.is_float32(each) for each in types) else np.float64
-
-    def spooled() -> np.ndarray:
-        with tempfile.TemporaryFile(prefix="triptych-") as file:  # gone when the last map of it is
-            number = 0
-            for batch in data.to_batches(columns=list(chosen)):
-                table = np.empty((batch.num_rows, len(chosen)), dtype)
-                for d, column in enumerate(batch.columns):
-                    table[:, d] = column.to_numpy(zero_copy_only=False)
-                file.write(table.data)
-                number += batch.num_rows
-            file.flush()
-            shape = (number, len(chosen))
-            return np.memmap(file, dtype=dtype, mode="r", shape=shape) if number else np.empty(shape)
-
-    return _opened(path, spooled), chosen

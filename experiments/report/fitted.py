@@ -31,10 +31,19 @@ def data_and_components(run: Run, pens: Pens) -> Section | None:
     section = draw(run, x, found, pens)
     if filled:
         section = section._replace(intro=f"{section.intro} {filled}")
+    section = section._replace(intro=section.intro + _sampled(run, len(run.x)))
     if len(run.x) > mixtures.MOST_POINTS and run.x.shape[1] > 1:
         drawn = f" Of {fixed(len(run.x), 0)} rows, {fixed(mixtures.MOST_POINTS, 0)} are drawn."
         section = section._replace(intro=section.intro + drawn)
     return section if section.pictures else None
+
+
+def _sampled(run: Run, drawn: int) -> str:
+    """Say that the rows at hand are a sample of those that were fitted, where they are."""
+    if not run.config.get("data", {}).get("blocks"):
+        return ""
+    total = fixed(run.manifest.get("data", {}).get("rows"), 0)
+    return f" The rows were read in blocks: these are {fixed(drawn, 0)} of {total}, drawn at random."
 
 
 def _filled(run: Run, x: np.ndarray) -> tuple[np.ndarray, str]:
@@ -185,7 +194,7 @@ def membership(run: Run, pens: Pens) -> Section | None:
         image = rows.strip(table, order, f"Responsibilities under {name}: shares {shares}. {caption}")
         pictures.append(Picture(image, name, caption))
     intro = "Every row is a thin column, split between the components as the fit would split it. "
-    intro += "The order is the same for all fits."
+    intro += "The order is the same for all fits." + _sampled(run, len(guide))
     count = guide.shape[1]
     colours = ((COMPONENTS[k % len(COMPONENTS)], f"component {k}") for k in range(count))
     legend = tuple(colours) if count <= len(COMPONENTS) else ()

@@ -154,6 +154,8 @@ def _origin(directory: Path) -> tuple[Callable[..., Any] | None, Data | None]:
     except InputError:
         return None, None
     try:
+        if experiment.config.data.blocks:  # not read again: each fit keeps a sample of the rows
+            return program, None
         return program, load_data(experiment.config, experiment.base, program)
     except InputError:
         return program, None

@@ -13,7 +13,7 @@ from triptych.experiments.report.canvas import INK, MUTED, Pen
 from triptych.experiments.report.gather import Run
 from triptych.experiments.report.numbers import number
 from triptych.experiments.report.parts import Pens, Picture, Section, Table
-from triptych.inference.arguments import recall
+from triptych.inference.arguments import is_sample, recall
 from triptych.inference.precision import matching_precision
 from triptych.inference.predictive_checks import Check, checks, kind_of, words
 from triptych.inference.replicate import Replicator
@@ -33,7 +33,7 @@ def data_again(run: Run, pens: Pens) -> Section | None:
     """Draw data from each fit, and compare them with the data by pictures and by statistics."""
     first = run.fits.get(run.reference)
     call = recall(first.data) if first is not None else None
-    if first is None or call is None:
+    if first is None or call is None or is_sample(first.data):
         return None
     args, kwargs = call
     seed = int(run.config.get("seed", 0) or 0)

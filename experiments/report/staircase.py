@@ -15,7 +15,7 @@ from triptych.experiments.report.canvas import INK, Pen
 from triptych.experiments.report.gather import Run
 from triptych.experiments.report.numbers import fixed, number
 from triptych.experiments.report.parts import Pens, Picture
-from triptych.inference.arguments import recall
+from triptych.inference.arguments import is_sample, recall
 from triptych.inference.em import EM
 from triptych.inference.em.ledger import Path, path
 from triptych.inference.fit import Fit
@@ -61,7 +61,7 @@ def _path(fit: Fit, seed: int) -> Path | None:
     """Take the steps, where they are cheap: of a built-in model, whose EM compiles in a second or two."""
     call, settings = recall(fit.data), fit.settings
     choices = (settings.get("latents"), settings.get("e_step"), settings.get("m_step"))
-    if fit.method != "em" or call is None or choices != (None, "exact", "auto"):
+    if fit.method != "em" or call is None or is_sample(fit.data) or choices != (None, "exact", "auto"):
         return None
     args, kwargs = call
     cells = sum(np.size(value) for value in (*args, *kwargs.values()))

@@ -16,6 +16,7 @@ import xarray as xr
 from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.choices import maker_of
+from triptych.inference.em.company import in_company
 from triptych.inference.em.derived import DerivedKernel, derive
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
@@ -205,13 +206,18 @@ class EM:
         """
         if self.bootstrap and sample_weight is not None:
             raise InputError("`bootstrap` draws rows that count once each: leave `sample_weight` out.")
-        with stopwatch() as watch, double_precision():
+        path = None if checkpoint is None else Path(checkpoint)
+        with (
+            stopwatch() as watch,
+            double_precision(),
+            in_company(args[0] if args else None, path),
+        ):
             if args and isinstance(args[0], Stream):
                 alone = (len(args) == 1, not kwargs, sample_weight is None, checkpoint is None)
                 return one_pass_fit(self, args[0], key, parameters, all(alone), watch)
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
-            if checkpoint is not None:
-                kernel = _kept(self, kernel, checkpoint, key)
+            if path is not None:
+                kernel = _kept(self, kernel, path, key)
             first, second, third = jax.random.split(key, 3)
             given = None if parameters is None else kernel.inward(parameters)
             maker = maker_of(self.e_step)
@@ -263,11 +269,10 @@ def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Arr
     return following, objective
 
 
-def _kept(em: EM, kernel: Kernel, path: str | Path, key: jax.Array) -> Kernel:
+def _kept(em: EM, kernel: Kernel, path: Path, key: jax.Array) -> Kernel:
     """Have a climb write where it stands, and go on from there."""
     if not isinstance(kernel, StreamedKernel):
         raise InputError("`checkpoint` is for rows that are read in blocks: `run(key, triptych.rows(...))`.")
-    path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"`checkpoint` is {path}, but there is no directory {path.parent}.")
     numbers = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -100,7 +100,8 @@ def climb(
         limit = np.int32(min(block, max_steps - done_steps))
         state, objectives = run(state, rule, limit, size=block, accelerator=accelerator)
         blocks.append(np.asarray(objectives))
-        done_steps += block
+        # A climb that goes on from a checkpoint has taken steps before.
+        done_steps = max(done_steps + block, int(np.max(np.asarray(state.steps))))
         if progress is not None:
             progress(min(done_steps, max_steps), float(np.nanmax(np.asarray(state.objective))))
     to_come = _gains_to_come(state.gains) if accelerator is None else state.to_come

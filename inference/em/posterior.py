@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from triptych.inference.arguments import record_sample
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.fit import Evidence
 from triptych.inference.importance import of_laplace
@@ -50,7 +51,9 @@ def laplace_posterior(
             "The rows are read in blocks: the posterior holds the optimum alone, without standard errors and "
             "pointwise log-likelihoods. Fit rows in memory for them."
         )
-        return build(point), Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
+        constant, attrs = record_sample(kernel.model, kernel.small.args[0])  # type: ignore[attr-defined]
+        tree = build(point, constant_data=constant, attrs=attrs)
+        return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
     seen = getattr(kernel, "observed", None)
     if em.draws == 0 or not getattr(kernel, "has_posterior", True):
         tree, findings = assemble(m, point, args, kwargs, likelihoods=em.draws > 0, observed_data=seen)

@@ -21,13 +21,14 @@ from jax.sharding import PartitionSpec as P
 
 from triptych.inference.em.accelerated import Accelerator
 from triptych.inference.em.checkpoint import Checkpoint
+from triptych.inference.em.company import added
 from triptych.inference.em.convergence import Rule
 from triptych.inference.em.family import Array, Family, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, fold_at, m_step, over_chunks
 from triptych.inference.em.loop import step
 from triptych.inference.rows import Rows
 
-__all__ = ["StreamedProblem", "added"]
+__all__ = ["StreamedProblem"]
 
 
 @partial(
@@ -79,9 +80,10 @@ class StreamedProblem:
         mesh = Mesh(np.array(jax.local_devices()), ("rows",))
         total: Any = None
         for block in self.rows.blocks(self.size):
-            part = _folded(self._on(block, mesh), stacked, mesh=mesh)
             # Dispatch is asynchronous: the next block is read while the devices work on this one.
-            total = part if total is None else _add(total, part)
+            part = _folded(self._on(block, mesh), stacked, mesh=mesh)
+            # The block before is done with before another is read in its place.
+            total = part if total is None else _add(jax.block_until_ready(total), part)
         return added(total, self.rows)
 
     def answer(self, stacked: Parameters) -> Answer:
@@ -89,6 +91,24 @@ class StreamedProblem:
         sums, values = self.expect(stacked)
         following, objective = _moved(self.light, stacked, sums, values)
         return Answer(following, objective, self.light.hyper, self.light.family)
+
+    def answer_running(self, stacked: Parameters, running: np.ndarray) -> Answer:
+        """One EM step of the points of R that are `running` (R,); what the others get is of no account.
+
+        Points drop out by halves, so that few sizes of the E-step are compiled.
+        """
+        number = len(running)
+        lanes = number
+        while lanes // 2 >= max(int(running.sum()), 1):
+            lanes //= 2
+        if lanes == number:
+            return self.answer(stacked)
+        chosen = np.resize(np.flatnonzero(running), lanes)
+        answer = self.answer({name: np.asarray(value)[chosen] for name, value in stacked.items()})
+        back = np.zeros(number, int)
+        back[chosen] = np.arange(lanes)
+        following = {name: value[back] for name, value in answer.following.items()}
+        return dataclasses.replace(answer, following=following, objective=answer.objective[back])
 
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, None]:
         """One EM step of one point: θ → (θ', objective at θ in nats, nothing)."""
@@ -106,14 +126,17 @@ class StreamedProblem:
     ) -> tuple[Any, np.ndarray]:
         """Run up to `limit` steps of every start; the host's counterpart of `loop.advance`."""
         past = np.empty((0, len(state.done)))
+        most = np.max(np.asarray(state.steps)) + int(limit)
         if self.checkpoint is not None and not np.any(np.asarray(state.steps)):
             state, past = self.checkpoint.load(state) or (state, past)
         trace = np.full((size, len(state.done)), np.nan)
         for index in range(int(limit)):
-            if np.all(np.asarray(state.done) > 0):
+            running = np.asarray(state.done) == 0
+            if not running.any() or np.max(np.asarray(state.steps)) >= most:
                 break
             pending = state.parameters if accelerator is None else state.pending
-            state = _judged(self.answer(pending), state, rule, accelerator=accelerator)
+            answer = self.answer_running(pending, running)
+            state = _judged(answer, state, rule, accelerator=accelerator)
             trace[index] = np.asarray(state.objective)
             if self.checkpoint is not None:
                 self.checkpoint.save(state, trace[index])
@@ -131,22 +154,6 @@ class StreamedProblem:
         placed = jax.device_put(block, over)
         weights = None if weights is None else jax.device_put(weights, over)
         return dataclasses.replace(self.light, rows=placed, weights=weights)
-
-
-def added(parts: Any, rows: Rows) -> Any:
-    """Add the sums of all processes, where the rows are spread over several."""
-    if not rows.shared or jax.process_count() == 1:
-        return jax.tree.map(np.asarray, parts)
-    from jax.experimental.multihost_utils import process_allgather
-
-    try:
-        gathered: Any = process_allgather(jax.tree.map(np.asarray, parts))
-    except Exception as error:
-        raise RuntimeError(
-            "Another process that shares the rows has ended, so this one cannot go on. Start all of them "
-            "again; with EM(...).run(..., checkpoint=PATH) they go on from the last pass over the rows."
-        ) from error
-    return jax.tree.map(lambda leaf: np.sum(leaf, axis=0), gathered)
 
 
 def _specs(problem: MixtureProblem) -> MixtureProblem:

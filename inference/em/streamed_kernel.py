@@ -13,23 +13,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from triptych.inference.em import degeneracy
 from triptych.inference.em.checkpoint import Checkpoint
+from triptych.inference.em.company import gathered
 from triptych.inference.em.family import Parameters
 from triptych.inference.em.fold import MixtureProblem
 from triptych.inference.em.gaussian import GaussianHyper
 from triptych.inference.em.kernel import Call, Kernel, Review, Start, bind
 from triptych.inference.em.mixture import MixtureKernel
 from triptych.inference.em.search import SHORT_ROWS
-from triptych.inference.em.standardise import complete_moments, weighted_prior
+from triptych.inference.em.standardise import weighted_prior
 from triptych.inference.em.streamed import StreamedProblem
 from triptych.inference.rows import Rows
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
 
-__all__ = ["Moments", "StreamedKernel", "binary", "look", "merged", "stream"]
+__all__ = ["Moments", "StreamedKernel", "binary", "look", "merged", "moments_of", "stream"]
+
+PIECE = 2**13  # rows whose moments are had at once
 
 
 class Moments(NamedTuple):
@@ -42,11 +46,25 @@ class Moments(NamedTuple):
 
 def merged(first: Moments, second: Moments) -> Moments:
     """Give the moments of two sets of rows together (Chan, Golub & LeVeque 1983)."""
+    if first.number == 0:
+        return second
     number = first.number + second.number
     apart, share = second.mean - first.mean, second.number / number
     between = np.outer(apart, apart) * share * (1.0 - share)
     within = first.covariance * (1.0 - share) + second.covariance * share
     return Moments(number, first.mean + apart * share, within + between)
+
+
+def moments_of(block: np.ndarray) -> Moments:
+    """Give the moments of a block (n, D), in pieces that fit the cache, each about its own mean."""
+    found = Moments(0.0, np.zeros(block.shape[1]), np.zeros((block.shape[1],) * 2))
+    for start in range(0, len(block), PIECE):
+        piece = block[start : start + PIECE].astype(np.float64)
+        mean = piece.mean(axis=0)
+        piece -= mean
+        with np.errstate(invalid="ignore"):  # a cell that is not finite is refused by `look`
+            found = merged(found, Moments(float(len(piece)), mean, piece.T @ piece / len(piece)))
+    return found
 
 
 def look(rows: Rows, check: Callable[[np.ndarray], np.ndarray], sample: int) -> tuple[Moments, np.ndarray]:
@@ -66,15 +84,18 @@ def look(rows: Rows, check: Callable[[np.ndarray], np.ndarray], sample: int) -> 
     found = Moments(0.0, np.zeros(rows.columns), np.zeros((rows.columns, rows.columns)))
     taken, start = [], 0
     for block in rows.blocks(rows.block_rows()):
-        good = check(block)
-        if not good.all():
-            n, d = np.unravel_index(int(np.argmin(good)), good.shape)
-            raise InputError(
-                f"Row {rows.first + start + n}, column '{rows.names[d]}' holds {block[n, d]}: rows that are "
-                "read in blocks must be finite (0 or 1 for a Bernoulli mixture); mend or drop that row."
-            )
-        count, mean, _, covariance = complete_moments(block, None)
-        found = merged(found, Moments(count, mean, covariance))
+        moments = moments_of(block)
+        # Finite moments are those of finite cells: each need not be looked at.
+        if check is not np.isfinite or not np.isfinite(np.diagonal(moments.covariance)).all():
+            good = check(block)
+            if not good.all():
+                n, d = np.unravel_index(int(np.argmin(good)), good.shape)
+                cell = f"Row {rows.first + start + n:,}, column {rows.names[d]!r} holds {block[n, d]}"
+                raise InputError(
+                    f"{cell}: rows that are read in blocks must be finite (0 or 1 for a Bernoulli mixture); "
+                    "mend or drop that row."
+                )
+        found = merged(found, moments)
         taken.append(block[mine[(mine >= start) & (mine < start + len(block))] - start])
         start += len(block)
     return _everywhere(found, np.concatenate(taken), rows, len(chosen))
@@ -84,12 +105,9 @@ def _everywhere(found: Moments, taken: np.ndarray, rows: Rows, size: int) -> tup
     """Put together what the processes saw, the same on each."""
     if not rows.shared or jax.process_count() == 1:
         return found, taken
-    from jax.experimental.multihost_utils import process_allgather
-
     padded = np.full((size, taken.shape[1]), np.nan, taken.dtype)
     padded[: len(taken)] = taken
-    gathered: Any = process_allgather((Moments(*map(np.asarray, found)), padded))  # type: ignore[arg-type]
-    moments, samples = gathered
+    moments, samples = gathered((Moments(*map(np.asarray, found)), padded))  # type: ignore[arg-type]
     whole = Moments(*(part[0] for part in moments))
     for index in range(1, jax.process_count()):
         whole = merged(whole, Moments(*(part[index] for part in moments)))
@@ -197,10 +215,12 @@ def stream(model: Any, call: Call) -> StreamedKernel:
         raise InputError("Rows that are read in blocks have no labels and no weights: give them in memory.")
     check = binary if isinstance(model, BernoulliMixture) else np.isfinite
     moments, sample = look(rows, check, SHORT_ROWS)
+    table = pd.DataFrame(sample, columns=pd.Index(rows.names))  # what is refused is called by name
+    _of_sample(lambda: model.validate(table), rows, sample)
     fixed: Any = model
     if isinstance(model, GaussianMixture):
         fixed = weighted_prior(model, moments.mean, moments.covariance, moments.number)
-    small: Any = bind(fixed, call._replace(args=(sample,)))
+    small: Any = _of_sample(lambda: bind(fixed, call._replace(args=(table,))), rows, sample)
     part: Any = small.problem
     hyper = part.hyper
     if isinstance(hyper, GaussianHyper):
@@ -223,6 +243,16 @@ def stream(model: Any, call: Call) -> StreamedKernel:
         )
     small = dataclasses.replace(small, problem=dataclasses.replace(part, hyper=hyper))
     return StreamedKernel(small, problem, moments.number, jacobian)
+
+
+def _of_sample(work: Callable[[], Any], rows: Rows, sample: np.ndarray) -> Any:
+    """Do what only needs the sample, and say so where it is refused."""
+    try:
+        return work()
+    except InputError as error:
+        if len(sample) == rows.total:
+            raise
+        raise InputError(f"{len(sample):,} of the {rows.total:,} rows, drawn as a sample: {error}") from None
 
 
 def binary(block: np.ndarray) -> np.ndarray:
