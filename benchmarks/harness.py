@@ -77,12 +77,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(
-    own: Callable[[], float], other: Callable[[], float], rounds: Rounds
+    own: Callable[[], float], other: Callable[[], float], rounds: Rounds | int
 ) -> tuple[float, float, tuple[float, ...]]:
     """Call two timers in turn; give both medians (seconds) and the ratio other/own of each round.
 
-    There is one round at least; another begins only if it would end in time, going by the last one.
+    There is one round at least; another begins only if it would end in time, going by the last one. A whole
+    number of rounds is done whatever it takes.
     """
+    rounds = Rounds(rounds, float("inf")) if isinstance(rounds, int) else rounds
     mine, theirs = [], []
     begin = now = time.perf_counter()
     while True:
