@@ -214,10 +214,14 @@ def _spooled(path: Path, tables: Iterator[np.ndarray], dtype: np.dtype[Any], row
     def written() -> Any:
         file = tempfile.TemporaryFile(prefix="triptych-")  # noqa: SIM115
         number = 0
-        for table in tables:
-            file.write(np.ascontiguousarray(table, dtype).data)
-            number += len(table)
-        file.flush()
+        try:
+            for table in tables:
+                file.write(np.ascontiguousarray(table, dtype).data)
+                number += len(table)
+            file.flush()
+        except BaseException:
+            file.close()
+            raise
         if number == 0:
             file.close()
             return np.empty((0, *row), dtype)
