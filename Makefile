@@ -9,14 +9,18 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow coverage lint format bench gallery picture configs clean
+# What `make bench` is given, such as BENCH='--only fit --fresh'.
+BENCH ?=
+
+.PHONY: help demo test test-slow coverage lint format bench curves gallery picture configs clean
 
 help:
 	@echo "make demo        fit Old Faithful by EM, SVI and MCMC and write the report"
 	@echo "make test        the fast tests          make test-slow   the long statistical ones"
 	@echo "make coverage    the fast tests, with statement and branch coverage"
 	@echo "make lint        ruff and pyright        make format      let ruff mend what it can"
-	@echo "make bench       time triptych and its peers side by side, into docs/benchmarks.md"
+	@echo "make bench       time triptych and its peers side by side, into docs/benchmarks.md; it goes on where it was"
+	@echo "make curves      time and memory against N, D, K and chains, into docs/cost_curves.md"
 	@echo "make gallery     run five configs and keep their pages in docs/gallery"
 	@echo "make picture     take the README's picture again, from the gallery"
 	@echo "make configs     run every shipped config, into results/"
@@ -70,7 +74,10 @@ format: $(VENV)/.develop
 # The peers live in an environment of their own: what they depend on is heavy.
 bench:
 	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.bench
-	.venv-bench/bin/python benchmarks/bench.py
+	.venv-bench/bin/python benchmarks/bench.py $(BENCH)
+
+curves: $(VENV)/.run
+	$(BIN)/python benchmarks/cost_curves.py
 
 gallery: $(VENV)/.run
 	$(BIN)/python docs/gallery.py

@@ -1,116 +1,121 @@
-"""All rows of docs/benchmarks.md: `make bench`, or some: `python benchmarks/bench.py --only gradient`."""
+"""Measure triptych and its peers and write docs/benchmarks.md: `make bench`.
+
+    python benchmarks/bench.py [--only NAME ...] [--fresh] [--repeats 5] [--show] [--list]
+
+Each job runs in a process of its own, and what it measured is written down when it ends: a run that is cut
+off goes on where it was, a job that fails or runs out of memory leaves the others. What was measured with
+other code, versions or another machine is measured again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import subprocess
 import sys
-import traceback
-from collections.abc import Callable
-from functools import partial
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import mixtures
-import numpy as np
-import posteriors
-import regressions
-from harness import Row, write
+from harness import Row, Share, as_row
+from jobs import jobs
+from ledger import ROOT, Ledger
+from page import write
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = (
-    "triptych",
-    "jax",
-    "numpyro",
-    "numpy",
-    "scikit-learn",
-    "pomegranate",
-    "torch",
-    "stepmix",
-    "pymc",
-    "nutpie",
-)
+LEDGER = ROOT / "results" / "benchmarks" / "rows.jsonl"
+LONGEST = 600  # seconds that a job may take, compilation and checks included
 
 
-def faithful() -> np.ndarray:
-    """Give Old Faithful, (272, 2)."""
-    return np.loadtxt(ROOT / "experiments" / "data" / "old_faithful.csv", delimiter=",", skiprows=1)
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="jobs whose names begin so")
+    parser.add_argument("--fresh", action="store_true", help="forget what these jobs measured before")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of a row, at most")
+    parser.add_argument("--show", action="store_true", help="print the rows; keep and write nothing")
+    parser.add_argument("--list", action="store_true", help="name the jobs")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def five_groups() -> np.ndarray:
-    """Give 10 000 rows of five well separated groups in four columns."""
-    generator = np.random.default_rng(1)
-    centres = 4.0 * generator.normal(size=(5, 4))
-    return centres[generator.integers(5, size=10_000)] + generator.normal(size=(10_000, 4))
+def in_a_process(name: str, repeats: int) -> tuple[list[Row | Share], str]:
+    """Run a job in a process of its own: its rows, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--job", name, "--into", str(into), "--repeats", str(repeats)]
+        try:
+            done = subprocess.run(
+                command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, timeout=LONGEST, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return [], f"it took longer than {LONGEST} s"
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            last = lines[-1].strip() if lines else "it said nothing"
+            return [], f"exit code {done.returncode}: {last[:200]}"
+        return [as_row(row) for row in json.loads(into.read_text(encoding="utf-8"))], ""
 
 
-def jobs(repeats: int) -> dict[str, Callable[[], Row]]:
-    """Name every row and what makes it."""
-    scikit, f64, f32 = mixtures.against_scikit, np.float64, np.float32
-    table: dict[str, Callable[[], Row]] = {}
-    for rows, columns, components, target in (
-        (500_000, 16, 16, 14),
-        (200_000, 32, 32, 10),
-        (100_000, 64, 8, 4),
-        (1_000_000, 2, 4, 10),
-    ):
-        for dtype in (f64, f32):
-            aim = target if dtype is f64 or columns == 2 else None
-            name = f"full-{rows}-{columns}-{components}-{np.dtype(dtype).name}"
-            table[name] = partial(scikit, rows, columns, components, dtype, "full", aim, repeats)
-    for covariance in ("diagonal", "spherical", "tied"):
-        table[covariance] = partial(scikit, 500_000, 16, 16, f64, covariance, 10, repeats)
-    table["small"] = partial(scikit, 272, 2, 2, f64, "full", None, repeats)
-    table["pomegranate"] = partial(mixtures.against_pomegranate, 200_000, 16, 16, repeats)
-    table["stepmix"] = partial(mixtures.against_stepmix, 200_000, 784, 10, 10, min(repeats, 3))
-    table["restarts"] = partial(mixtures.restarts, faithful(), repeats)
-    for rows, columns in ((442, 10), (100_000, 100), (5_000, 1_000)):
-        table[f"ridge-{rows}-{columns}"] = partial(regressions.against_ridge, rows, columns, repeats)
-    table["gradient"] = partial(posteriors.gradient, 50_000, 8, 10, 20, repeats)
-    for rows in (1_000, 1_000_000):
-        table[f"regression-{rows}"] = partial(posteriors.regression_gradient, rows, repeats)
-    few = min(repeats, 3)
-    table["nuts-faithful"] = partial(posteriors.nuts, "Old Faithful", faithful(), 2, 5, few, 1000)
-    table["nuts-10000"] = partial(posteriors.nuts, "(10 000, 4, 5)", five_groups(), 5, 5, 1, 200)
-    table["nutpie"] = partial(posteriors.nutpie_row, faithful(), 2, few, 1000)
-    return table
+def told(row: Row | Share) -> str:
+    """Give a row as a line of text."""
+    if isinstance(row, Share):
+        return (
+            f"  {row.what} {row.precision}: {row.own:.1f} GFLOP/s, JAX {row.jax:.1f}, NumPy {row.numpy:.1f}"
+        )
+    span = f" ({min(row.ratios):.3g} to {max(row.ratios):.3g})" if row.ratios else ""
+    ratio = "" if row.ratio is None else f", {row.ratio:.3g}x{span}"
+    numbers = " against ".join("-" if one is None else f"{one:.4g}" for one in (row.own, row.other))
+    return f"  {row.what} {row.precision} / {row.peer}: {numbers} {row.unit}{ratio}; {row.agreement}"
+
+
+def measure(names: Sequence[str], every: Sequence[str], given: argparse.Namespace) -> bool:
+    """Run the jobs that have no rows yet, writing the page after each; whether all of them have rows now."""
+    ledger = Ledger(LEDGER)
+    if given.fresh and not given.show:
+        ledger.forget(names)
+    whole = True
+    for name in names:
+        if ledger.done(name) and not given.show:
+            continue
+        begin = time.perf_counter()
+        rows, error = in_a_process(name, given.repeats)
+        spent = time.perf_counter() - begin
+        whole = whole and bool(rows)
+        print(f"{name}, {spent:.0f} s{': ' + error if error else ''}", *map(told, rows), sep="\n", flush=True)
+        if not given.show:
+            ledger.add(name, rows, error, spent)
+            publish(ledger, every)
+    if not given.show:
+        publish(ledger, every)
+    return whole
+
+
+def publish(ledger: Ledger, names: Sequence[str]) -> None:
+    """Write the page from what there is."""
+    stamp = ledger.stamp
+    write(ledger.rows(names), ledger.missing(names), ROOT / "docs", stamp["machine"], stamp["versions"])
 
 
 def main() -> None:
-    """Run the rows asked for; a row that fails is said and the others go on."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="rows whose names begin so; nothing is written")
-    parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
-    rows, notes = [], []
-    for name, job in jobs(given.repeats).items():
-        if given.only and not any(name.startswith(only) for only in given.only):
-            continue
-        try:
-            row = job()
-        except Exception as error:
-            traceback.print_exc()
-            notes.append(f"Not measured: {name} ({type(error).__name__}: {str(error).splitlines()[0]}).")
-            continue
-        rows.append(row)
-        spread = f"({min(row.ratios):.3g} to {max(row.ratios):.3g})"
-        print(
-            f"{name}: {row.own:.4g} against {row.other:.4g} {row.unit}, "
-            f"{row.ratio:.3g}x {spread}; {row.agreement}",
-            flush=True,
-        )
-        if not given.only:  # a run that is cut off leaves what it has
-            write(rows, ROOT / "docs", notes, PACKAGES)
-    sizes = ((500_000, 16, 16), (200_000, 32, 32), (100_000, 64, 8))
-    for size in sizes if not given.only or "rate" in given.only else ():
-        for dtype in (np.float64, np.float32):
-            own, machine = mixtures.matrix_rate(*size, dtype, given.repeats)
-            notes.append(
-                f"Full covariances {size}, {np.dtype(dtype).name}: an iteration does {own:.1f} GFLOP/s, a "
-                f"matrix product on this machine {machine:.1f}: {own / machine:.0%} (aim 60 %)."
-            )
-            print(notes[-1], flush=True)
-    if not given.only:
-        write(rows, ROOT / "docs", notes, PACKAGES)
-    sys.exit(0 if rows or "rate" in given.only else 1)
+    """Run what was asked for."""
+    given = arguments()
+    table = jobs(given.repeats)
+    if given.job:
+        rows = [dataclasses.asdict(row) for row in table[given.job]()]
+        given.into.write_text(json.dumps(rows), encoding="utf-8")
+        return
+    names = [n for n in table if not given.only or any(n.startswith(only) for only in given.only)]
+    if given.list:
+        print(*names, sep="\n")
+        return
+    if not names:
+        sys.exit(f"No job's name begins with {', '.join(given.only)}; --list names them.")
+    sys.exit(0 if measure(names, list(table), given) else 1)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,72 @@
-"""Two sides on the same data in the same run, alternating: medians of ratios, a table and a picture."""
+"""Two sides on the same data in the same run, alternating: what a row is, and how it is timed."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PAUSE", "Row", "alternate", "seconds", "write"]
+__all__ = ["PAUSE", "Rounds", "Row", "Share", "alternate", "as_row", "seconds", "size_of"]
 
 PAUSE = 0.3  # seconds: the threads of the other side's BLAS spin on for a while
+
+
+class Rounds(NamedTuple):
+    """How often the two sides take turns: `most` times, fewer where that would take more than `seconds`."""
+
+    most: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One line of the table: what both sides computed, how long each took, and how far their answers agree.
 
-    `own` and `other` are medians in `unit`; `ratios` are other/own of each round (own/other where `higher` is
-    better), so that above 1 triptych is ahead. `target` is the ratio aimed at.
+    `own` and `other` are medians in `unit`, `None` where that side never got there or there is no peer;
+    `ratios` are other/own of each round (own/other where more is better), so that above 1 triptych is ahead.
+    `target` is the ratio aimed at, `limit` the most that `own` should be where there is no peer. `precision`
+    is the dtype of both sides; `at_least` says that the peer was stopped before it got there.
     """
 
     group: str
     what: str
     peer: str
-    own: float
-    other: float
+    own: float | None
+    other: float | None
     ratios: tuple[float, ...]
     unit: str = "ms"
     agreement: str = ""
     target: float | None = None
+    precision: str = ""
+    limit: float | None = None
+    at_least: bool = False
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """The median ratio."""
-        return float(np.median(self.ratios))
+        return float(np.median(self.ratios)) if self.ratios else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """GFLOP/s of an iteration and of JAX's and NumPy's matrix product; by round, the share of the larger."""
+
+    what: str
+    precision: str
+    own: float
+    jax: float
+    numpy: float
+    shares: tuple[float, ...]
+
+
+def as_row(found: Mapping[str, Any]) -> Row | Share:
+    """Make what `dataclasses.asdict` took apart, and JSON kept."""
+    kind = Share if "shares" in found else Row
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return kind(**plain)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -49,97 +77,26 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(
-    own: Callable[[], float], other: Callable[[], float], repeats: int
+    own: Callable[[], float], other: Callable[[], float], rounds: Rounds
 ) -> tuple[float, float, tuple[float, ...]]:
-    """Call two timers in turn; give both medians (seconds) and the ratio other/own of each round."""
+    """Call two timers in turn; give both medians (seconds) and the ratio other/own of each round.
+
+    There is one round at least; another begins only if it would end in time, going by the last one.
+    """
     mine, theirs = [], []
-    for _ in range(repeats):
+    begin = now = time.perf_counter()
+    while True:
         time.sleep(PAUSE)
         mine.append(own())
         time.sleep(PAUSE)
         theirs.append(other())
+        before, now = now, time.perf_counter()
+        if len(mine) >= rounds.most or now - begin + (now - before) > rounds.seconds:
+            break
     ratios = tuple(float(b / a) for a, b in zip(mine, theirs, strict=True))
     return float(np.median(mine)), float(np.median(theirs)), ratios
 
 
-def versions(packages: Sequence[str]) -> str:
-    """Name the packages that are installed, with their versions."""
-    found = []
-    for package in packages:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
-def machine() -> str:
-    """Say what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        model = named[0] if named else model
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
-
-
-def write(rows: Sequence[Row], folder: Path, notes: Sequence[str], packages: Sequence[str]) -> None:
-    """Write benchmarks.md and benchmarks.png."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`. Both sides of a row compute the same thing on the same data in the same",
-        "run, in turns; a ratio is the median over the rounds (least to most in brackets), above 1 where",
-        "triptych is ahead.",
-        "",
-        f"Machine: {machine()}. Versions: {versions(packages)}.",
-        "",
-        "![Ratios to the peers, on a logarithmic axis](benchmarks.png)",
-    ]
-    for group in dict.fromkeys(row.group for row in rows):
-        lines += ["", f"## {group}", ""]
-        lines += [
-            "| what | peer | triptych | peer's | ratio | aim | answers |",
-            "|---|---|--:|--:|--:|--:|---|",
-        ]
-        for row in (row for row in rows if row.group == group):
-            span = f"({min(row.ratios):.3g} to {max(row.ratios):.3g})" if len(row.ratios) > 1 else ""
-            aim = "" if row.target is None else f"{row.target:g}×"
-            lines.append(
-                f"| {row.what} | {row.peer} | {row.own:.4g} {row.unit} | {row.other:.4g} {row.unit} "
-                f"| **{row.ratio:.3g}×** {span} | {aim} | {row.agreement} |"
-            )
-    lines += ["", *(f"{note}\n" for note in notes)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    picture(rows, folder / "benchmarks.png")
-
-
-def picture(rows: Sequence[Row], path: Path) -> None:
-    """Draw every ratio as a dot with its range, and the aim as a tick."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.28 * len(rows)), layout="constrained")
-    groups = list(dict.fromkeys(row.group for row in rows))
-    colours = {group: f"C{index}" for index, group in enumerate(groups)}
-    for index, row in enumerate(rows):
-        axes.plot(
-            [min(row.ratios), max(row.ratios)], [index, index], color=colours[row.group], lw=2, alpha=0.5
-        )
-        first = next(r for r in rows if r.group == row.group) is row
-        axes.plot(row.ratio, index, "o", color=colours[row.group], label=row.group if first else None)
-        if row.target is not None:
-            axes.plot(row.target, index, "|", color="black", ms=12, mew=1.5)
-    axes.axvline(1, color="grey", lw=1)
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), [f"{row.what} / {row.peer}" for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("times as fast as the peer (tick: the aim)")
-    axes.legend(fontsize=8, loc="lower left")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def size_of(*numbers: int) -> str:
+    """Write a size, (500 000, 16, 16)."""
+    return "(" + ", ".join(f"{number:,}".replace(",", " ") for number in numbers) + ")"

@@ -1,18 +1,21 @@
-"""EM of mixtures: an iteration and a whole fit against scikit-learn, pomegranate and StepMix."""
+"""One EM iteration of a mixture against scikit-learn, pomegranate and StepMix, and its share of the rate."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from harness import Row, alternate, seconds
+from harness import PAUSE, Rounds, Row, Share, alternate, seconds, size_of
 
 import triptych
 
 COVARIANCES = {"spherical": "spherical", "diagonal": "diag", "full": "full", "tied": "tied"}
+SCIKIT, OTHERS = "EM, one iteration: scikit-learn", "EM, one iteration: pomegranate and StepMix"
+PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,10 @@ def gaussian_case(rows: int, columns: int, components: int, dtype: Any, covarian
     """Draw rows around centres, and a start close to them."""
     generator = np.random.default_rng(0)
     centres = 3.0 * generator.normal(size=(components, columns))
-    x = centres[generator.integers(components, size=rows)] + generator.normal(size=(rows, columns))
+    x = np.empty((rows, columns), dtype)
+    for part in np.array_split(np.arange(rows), max(rows // 500_000, 1)):  # no float64 copy of 80 000 000
+        x[part] = centres[generator.integers(components, size=len(part))]
+        x[part] += generator.normal(size=(len(part), columns)).astype(dtype)
     matrix = 2.0 * np.eye(columns)
     shapes = {
         "spherical": np.full(components, 2.0),
@@ -40,7 +46,16 @@ def gaussian_case(rows: int, columns: int, components: int, dtype: Any, covarian
         "means": centres + 0.3 * generator.normal(size=centres.shape),
         "covariances": shapes[covariance],
     }
-    return Case(x.astype(dtype), start)
+    return Case(x, start)
+
+
+def bernoulli_case(rows: int, columns: int, components: int, dtype: Any) -> Case:
+    """Draw bits from products of Bernoullis, and a start close to the truth."""
+    generator = np.random.default_rng(0)
+    probs = generator.uniform(0.1, 0.9, size=(components, columns))
+    x = generator.random((rows, columns), np.float32) < probs[generator.integers(components, size=rows)]
+    near = np.clip(probs + 0.1 * generator.normal(size=probs.shape), 0.05, 0.95)
+    return Case(x.astype(dtype), {"weights": np.full(components, 1.0 / components), "probs": near})
 
 
 def our_step(model: Any, case: Case) -> tuple[Any, Any, Any]:
@@ -55,8 +70,17 @@ def our_seconds(step: Any, problem: Any, start: Any, steps: int = 3) -> float:
     return seconds(lambda: [jax.block_until_ready(step(problem, start)) for _ in range(steps)]) / steps
 
 
-def scikit(case: Case, covariance: str, steps: int) -> Any:
-    """Fit `steps` iterations of scikit-learn's mixture from the start."""
+def per_step(fit: Callable[[int], object], more: int = 2) -> float:
+    """Seconds a step of a fit: the difference of 1 + `more` and of 1, so that setting up does not count."""
+    long, short = (seconds(lambda n=n: fit(n)) for n in (1 + more, 1))
+    return max(long - short, 1e-9) / more
+
+
+def scikit(case: Case, covariance: str, steps: int, tol: float = 0.0) -> Any:
+    """Fit scikit-learn's mixture from the start.
+
+    Its first responsibilities, which it makes even where a start is given and then drops, are the cheapest.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -69,8 +93,10 @@ def scikit(case: Case, covariance: str, steps: int) -> Any:
         weights_init=case.parameters["weights"].astype(case.x.dtype),
         means_init=case.parameters["means"].astype(case.x.dtype),
         precisions_init=precisions.astype(case.x.dtype),
+        init_params="random_from_data",
+        random_state=0,
         max_iter=steps,
-        tol=0.0,
+        tol=tol,
         reg_covar=0.0,
     )
     with warnings.catch_warnings():
@@ -79,9 +105,10 @@ def scikit(case: Case, covariance: str, steps: int) -> Any:
 
 
 def against_scikit(
-    rows: int, columns: int, components: int, dtype: Any, covariance: str, target: float | None, repeats: int
-) -> Row:
-    """Compare one EM iteration with scikit-learn's: the difference of fits of 3 and of 1 iterations."""
+    size: tuple[int, int, int], dtype: Any, covariance: str, target: float | None, rounds: Rounds
+) -> list[Row]:
+    """Compare one EM iteration with scikit-learn's."""
+    rows, columns, components = size
     with jax.enable_x64(True):
         case = gaussian_case(rows, columns, components, dtype, covariance)
         step, problem, theta = our_step(triptych.GaussianMixture(components, covariance=covariance), case)
@@ -89,56 +116,71 @@ def against_scikit(
         for _ in range(3):
             theta, objective = step(problem, theta)
         gap = abs(float(objective) / rows - float(scikit(case, covariance, 3).lower_bound_))
-
-        def theirs() -> float:
-            three, one = (seconds(lambda n=n: scikit(case, covariance, n)) for n in (3, 1))
-            return max(three - one, 1e-9) / 2
-
-        own, other, ratios = alternate(lambda: our_seconds(step, problem, start), theirs, repeats)
-    name = f"{covariance} ({rows}, {columns}, {components}) {np.dtype(dtype).name}"
+        own, other, ratios = alternate(
+            lambda: our_seconds(step, problem, start, 3 if rows > 1000 else 100),
+            lambda: per_step(lambda steps: scikit(case, covariance, steps), 2 if rows > 1000 else 100),
+            rounds,
+        )
+    name, precision = f"{covariance} {size_of(*size)}", np.dtype(dtype).name
     said = f"same log-likelihood a row after 3 steps to {gap:.0e} nats"
-    return Row("EM, one iteration", name, "scikit-learn", 1e3 * own, 1e3 * other, ratios, "ms", said, target)
+    return [Row(SCIKIT, name, "scikit-learn", 1e3 * own, 1e3 * other, ratios, "ms", said, target, precision)]
 
 
-def against_pomegranate(rows: int, columns: int, components: int, repeats: int) -> Row:
-    """Compare one EM iteration, full covariances in float32, with pomegranate's."""
+def against_pomegranate(size: tuple[int, int, int], kind: str, rounds: Rounds) -> list[Row]:
+    """Compare one EM iteration in float32, which is what it computes in, with pomegranate's."""
     import torch
-    from pomegranate.distributions import Normal
+    from pomegranate.distributions import Bernoulli, Normal
     from pomegranate.gmm import GeneralMixtureModel
 
+    rows, columns, components = size
     with jax.enable_x64(True):
-        case = gaussian_case(rows, columns, components, np.float32, "full")
-        step, problem, start = our_step(triptych.GaussianMixture(components), case)
+        if kind == "Bernoulli":
+            case = bernoulli_case(rows, columns, components, np.float32)
+            model: Any = triptych.BernoulliMixture(components)
+        else:
+            case = gaussian_case(rows, columns, components, np.float32, kind)
+            model = triptych.GaussianMixture(components, covariance=kind)
+        step, problem, start = our_step(model, case)
         x = torch.tensor(case.x)
 
         def fresh() -> Any:
-            means, covariances = (
-                torch.tensor(case.parameters[name], dtype=torch.float32) for name in ("means", "covariances")
-            )
-            parts = [Normal(m, c) for m, c in zip(means, covariances, strict=True)]
+            values = {
+                name: torch.tensor(value, dtype=torch.float32) for name, value in case.parameters.items()
+            }
+            if kind == "Bernoulli":
+                parts = [Bernoulli(p) for p in values["probs"]]
+            else:
+                how = COVARIANCES[kind]
+                pairs = zip(values["means"], values["covariances"], strict=True)
+                parts = [Normal(m, c, covariance_type=how) for m, c in pairs]
             return GeneralMixtureModel(parts, priors=case.parameters["weights"].astype(np.float32))
 
-        model = fresh()
-        theirs_height = float(model.summarize(x).sum()) / rows
-        gap = abs(float(step(problem, start)[1]) / rows - theirs_height)
+        def iterate(theirs: Any) -> None:
+            theirs.summarize(x)
+            theirs.from_summaries()
+
+        peer = fresh()
+        iterate(peer)
+        height = float(peer.summarize(x).sum()) / rows  # after one step
+        gap = abs(float(step(problem, step(problem, start)[0])[1]) / rows - height)
 
         def theirs() -> float:
-            model = fresh()
-            return seconds(lambda: (model.summarize(x), model.from_summaries()))
+            peer = fresh()
+            return seconds(lambda: iterate(peer))
 
-        own, other, ratios = alternate(lambda: our_seconds(step, problem, start), theirs, repeats)
-    name = f"full ({rows}, {columns}, {components}) float32"
-    said = f"same log-likelihood a row to {gap:.0e} nats"
-    return Row("EM, one iteration", name, "pomegranate", 1e3 * own, 1e3 * other, ratios, "ms", said)
+        own, other, ratios = alternate(lambda: our_seconds(step, problem, start), theirs, rounds)
+    said = f"same log-likelihood a row after 1 step to {gap:.0e} nats"
+    name = f"{kind} {size_of(*size)}"
+    return [Row(OTHERS, name, "pomegranate", 1e3 * own, 1e3 * other, ratios, "ms", said, None, "float32")]
 
 
-def against_stepmix(rows: int, columns: int, components: int, target: float | None, repeats: int) -> Row:
-    """Compare one EM iteration of a Bernoulli mixture with StepMix's: fits of 3 and of 1 iterations."""
+def against_stepmix(
+    x: np.ndarray, components: int, name: str, target: float | None, rounds: Rounds
+) -> list[Row]:
+    """Compare one EM iteration of a Bernoulli mixture with StepMix's, at its answer after 3 steps."""
     from stepmix.stepmix import StepMix
 
-    generator = np.random.default_rng(0)
-    probs = generator.uniform(0.1, 0.9, size=(components, columns))
-    x = (generator.random((rows, columns)) < probs[generator.integers(components, size=rows)]).astype(float)
+    rows = len(x)
 
     def fit(steps: int) -> Any:
         with warnings.catch_warnings():
@@ -157,73 +199,43 @@ def against_stepmix(rows: int, columns: int, components: int, target: float | No
     with jax.enable_x64(True):
         fitted = fit(3)
         found = fitted.get_parameters()
-        case = Case(
-            x, {"weights": np.asarray(found["weights"]), "probs": np.asarray(found["measurement"]["pis"])}
+        start = {"weights": np.asarray(found["weights"]), "probs": np.asarray(found["measurement"]["pis"])}
+        step, problem, theta = our_step(triptych.BernoulliMixture(components), Case(x, start))
+        gap = abs(float(step(problem, theta)[1]) / rows - float(fitted.score(x)))
+        own, other, ratios = alternate(
+            lambda: our_seconds(step, problem, theta), lambda: per_step(fit), rounds
         )
-        step, problem, start = our_step(triptych.BernoulliMixture(components), case)
-        gap = abs(float(step(problem, start)[1]) / rows - float(fitted.score(x)))
-
-        def theirs() -> float:
-            three, one = seconds(lambda: fit(3)), seconds(lambda: fit(1))
-            return max(three - one, 1e-9) / 2
-
-        own, other, ratios = alternate(lambda: our_seconds(step, problem, start), theirs, repeats)
-    name = f"Bernoulli ({rows}, {columns}, {components}) float64"
     said = f"same log-likelihood a row at its answer to {gap:.0e} nats"
-    return Row("EM, one iteration", name, "StepMix", 1e3 * own, 1e3 * other, ratios, "ms", said, target)
+    row = Row(OTHERS, name, "StepMix", 1e3 * own, 1e3 * other, ratios, "ms", said, target, "float64")
+    return [row]
 
 
-def restarts(x: np.ndarray, repeats: int) -> Row:
-    """Compare 100 restarts to convergence on Old Faithful, warm, with scikit-learn's n_init=100."""
-    from sklearn.mixture import GaussianMixture
-
-    em = triptych.EM(
-        triptych.GaussianMixture(2),
-        objective="mle",
-        restarts=100,
-        draws=0,
-        starts="k-means++",
-        tol=1e-3 * len(x),
-    )
-    em.run(jax.random.key(0), x)  # compiles
-
-    def theirs() -> Any:
-        return GaussianMixture(2, n_init=100, init_params="k-means++", random_state=0).fit(x)
-
-    gap = abs(em.run(jax.random.key(0), x).log_likelihood / len(x) - float(theirs().score(x)))
-    own, other, ratios = alternate(
-        lambda: seconds(lambda: em.run(jax.random.key(0), x)), lambda: seconds(theirs), repeats
-    )
-    said = f"same optimum to {gap:.0e} nats a row, both with gains below 1e-3 a row"
-    return Row(
-        "EM, whole fits",
-        "Old Faithful, 100 restarts, warm",
-        "scikit-learn",
-        1e3 * own,
-        1e3 * other,
-        ratios,
-        "ms",
-        said,
-        10,
-    )
-
-
-def matrix_rate(rows: int, columns: int, components: int, dtype: Any, repeats: int) -> tuple[float, float]:
-    """Give GFLOP/s of one EM iteration, full covariances, and of a large matrix product of the same machine.
+def share_of_rate(size: tuple[int, int, int], dtype: Any, rounds: Rounds) -> list[Share]:
+    """Measure GFLOP/s of one EM iteration, full covariances, and of a large matrix product, in turns.
 
     An iteration's useful work is two products of N rows, F = 1 + D + D(D + 1)/2 features and K components.
     """
+    import time
+
+    rows, columns, components = size
     with jax.enable_x64(True):
         case = gaussian_case(rows, columns, components, dtype, "full")
         step, problem, start = our_step(triptych.GaussianMixture(components), case)
-        a = jax.numpy.asarray(np.random.default_rng(0).normal(size=(2048, 2048)).astype(dtype))
-        product = jax.jit(lambda a: a @ a)
-        jax.block_until_ready((product(a), step(problem, start)))
-        features = 1 + columns + columns * (columns + 1) // 2
-        work = 4.0 * rows * features * components
-        own, other, _ = alternate(
-            lambda: our_seconds(step, problem, start),
-            lambda: seconds(lambda: jax.block_until_ready(product(a))),
-            repeats,
+        square = np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)).astype(dtype)
+        a, product = jax.numpy.asarray(square), jax.jit(lambda a: a @ a)
+        jax.block_until_ready((product(a), step(problem, start), square @ square))
+        work = 4.0 * rows * (1 + columns + columns * (columns + 1) // 2) * components
+        flops = 3 * 2.0 * PRODUCT**3
+        timers: tuple[tuple[float, Callable[[], float]], ...] = (
+            (work, lambda: our_seconds(step, problem, start)),
+            (flops, lambda: seconds(lambda: [jax.block_until_ready(product(a)) for _ in range(3)])),
+            (flops, lambda: seconds(lambda: [square @ square for _ in range(3)])),
         )
-    return work / own / 1e9, 2.0 * 2048**3 / other / 1e9
+        rates = np.empty((rounds.most, 3))
+        for turn in rates:
+            for place, (amount, timer) in enumerate(timers):
+                time.sleep(PAUSE)
+                turn[place] = amount / timer() / 1e9
+    own, of_jax, of_numpy = np.median(rates, axis=0).tolist()
+    shares = tuple((rates[:, 0] / rates[:, 1:].max(axis=1)).tolist())
+    return [Share(f"full {size_of(*size)}", np.dtype(dtype).name, own, of_jax, of_numpy, shares)]

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from harness import Row, alternate, seconds
+from harness import Rounds, Row, alternate, seconds, size_of
 
 import triptych
 
 
-def against_ridge(rows: int, columns: int, repeats: int) -> Row:
+def against_ridge(rows: int, columns: int, rounds: Rounds) -> list[Row]:
     """Compare a whole fit, from data in memory to λ, β and w, warm."""
     from sklearn.linear_model import BayesianRidge
 
@@ -27,21 +27,23 @@ def against_ridge(rows: int, columns: int, repeats: int) -> Row:
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit, peer = em.run(jax.random.key(0), X, y), theirs()
-        gap = max(
-            abs(float(fit.parameters["beta"]) / peer.alpha_ - 1),
-            abs(float(fit.parameters["lambda"]) / peer.lambda_ - 1),
-        )
+        pairs = ((fit.parameters["beta"], peer.alpha_), (fit.parameters["lambda"], peer.lambda_))
+        gap = max(abs(float(one) / other - 1) for one, other in pairs)
         own, other, ratios = alternate(
-            lambda: seconds(lambda: em.run(jax.random.key(0), X, y)), lambda: seconds(theirs), repeats
+            lambda: seconds(lambda: em.run(jax.random.key(0), X, y)), lambda: seconds(theirs), rounds
         )
+    name = f"regression evidence {size_of(rows, columns)}, warm"
     said = f"λ and β within {gap:.0e}"
-    return Row(
+    row = Row(
         "EM, whole fits",
-        f"regression evidence ({rows}, {columns}), warm",
+        name,
         "BayesianRidge",
         1e3 * own,
         1e3 * other,
         ratios,
         "ms",
         said,
+        None,
+        "float64",
     )
+    return [row]

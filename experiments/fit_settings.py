@@ -101,6 +101,8 @@ class EMSettings(Settings):
     """Draws from the Laplace approximation at the optimum (0: none)."""
     bootstrap: Annotated[int, Field(ge=0)] = 0
     """Replicates of a bootstrap of the optimum, rows drawn with replacement (0: none)."""
+    minibatch: Literal["none", "stepwise", "incremental", "variance_reduced", "auto"] = "none"
+    """First passes over a mixture's rows by minibatches, before the exact steps."""
 
 
 class AscentSettings(Settings):

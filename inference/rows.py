@@ -7,7 +7,8 @@ that memory is the same whatever the number of rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,6 @@ class Rows:
 
         A block may be written over as soon as the second one after it is asked for.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         direct = isinstance(self.array, StoredRows) and self.array.dtype == self.dtype
         size = min(size, len(self))
         buffers = self._lent((size, self.columns)) if direct else []
@@ -96,16 +95,13 @@ class Rows:
 
         if isinstance(self.array, StoredRows):
             self.array.check()
-        number = -(-len(self) // size)
-        with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(fetch, 0)
-            for index in range(number):
-                block = following.result()
-                if index + 1 < number:
-                    following = reader.submit(fetch, index + 1)
-                yield block
+        yield from _ahead([partial(fetch, index) for index in range(-(-len(self) // size))])
         if direct:
             self.spare.append(buffers)
+
+    def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Read stretches of rows, (first, one past the last), in the order given, one ahead of its use."""
+        yield from _ahead([partial(self.read, *each) for each in bounds])
 
     def _lent(self, shape: tuple[int, int]) -> list[np.ndarray]:
         """Give three buffers: those of a pass before, which are mapped already, where they are free."""
@@ -121,6 +117,18 @@ class Rows:
         chunk = chunks[0] if isinstance(chunks, tuple) and chunks else None
         chunk = max(chunk) if isinstance(chunk, tuple) else chunk  # dask: the sizes of all chunks
         return size // chunk * chunk if isinstance(chunk, int) and 0 < chunk <= size else size
+
+
+def _ahead(tasks: Sequence[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
+    """Do tasks in order, each while what the one before gave is used."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as reader:
+        following = [reader.submit(task) for task in tasks[:1]]
+        for index in range(len(tasks)):
+            block = following.pop().result()
+            following += [reader.submit(task) for task in tasks[index + 1 : index + 2]]
+            yield block
 
 
 def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:

@@ -19,6 +19,10 @@ class Status(enum.Enum):
         "The step limit came before convergence: the answer is where the steps ran out. "
         "Raise `max_steps` (EM) or `steps` (SVI), or loosen `tol`."
     )
+    SEEN_ONCE = (
+        "The rows were seen once, in a stream: no rule tells how far the optimum still is. Give more rows, "
+        "or rows that can be read again (`triptych.rows`), from these parameters, for exact iterations."
+    )
     DECREASED = (
         "The objective fell, which exact EM cannot do: the arithmetic lost too many digits. "
         "Give the data in float64, rescale its columns, or use fewer components."

@@ -13,6 +13,7 @@ from triptych.experiments.report.canvas import INK, pens
 from triptych.experiments.report.forest import Point, forest
 from triptych.experiments.report.numbers import bound, fixed, missing
 from triptych.experiments.report.parts import Pens
+from triptych.experiments.report.swept import swept
 from triptych.experiments.report.template import fill
 from triptych.experiments.store import write_text
 from triptych.experiments.weighing import BayesFactor
@@ -48,6 +49,7 @@ def write_page(found: Beside, path: Path) -> Path:
         keys=keys,
         pens=drawn,
         labels={name: title(name) for name in drawn},
+        swept=swept(found, drawn),
         pictures=[
             picture for picture in (_evidence(found), _predictions(found, drawn)) if picture is not None
         ],

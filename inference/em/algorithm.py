@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.checkpoint import Checkpoint
@@ -22,13 +23,16 @@ from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
 from triptych.inference.em.kernel import Call, Kernel, Start, bind
 from triptych.inference.em.loop import Problem
+from triptych.inference.em.minibatch import MINIBATCH, first_passes, refuse_unfit
 from triptych.inference.em.monte_carlo import MonteCarlo
+from triptych.inference.em.one_pass import one_pass_fit
 from triptych.inference.em.search import Progress, long_runs, point_of, short_runs
 from triptych.inference.em.stochastic_fit import stochastic_fit
 from triptych.inference.em.streamed_kernel import StreamedKernel, stream
 from triptych.inference.fit import Fit
 from triptych.inference.precision import double_precision
 from triptych.inference.rows import Rows
+from triptych.inference.stream import Stream
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
 from triptych.models.hyperparameters import whole_number
@@ -75,6 +79,10 @@ class EM:
     acceleration : "mix", fewer E-steps to the same optimum (`accelerated.py`); "squarem", "acx", "anderson"
         and "daarem" to compare with; "none", the textbook's iterates.
     bootstrap : replicates of a nonparametric bootstrap from the optimum (`bootstrap.py`); 0 leaves it out.
+    minibatch : first passes over a mixture's rows by minibatches (`minibatch.py`), from the best short runs,
+        before the exact steps: "stepwise", "incremental", "variance_reduced", "auto" (one of the last two, by
+        the memory that they need), or "none". A `triptych.stream(...)`, whose rows are seen once, needs
+        "stepwise" or "auto", and has no exact steps (`one_pass.py`).
 
     Naming `latents` or another step derives EM from the program even where a hand-written kernel exists.
 
@@ -98,6 +106,7 @@ class EM:
     m_step: Any = "auto"
     acceleration: str = "mix"
     bootstrap: int = 0
+    minibatch: str = "none"
 
     def __post_init__(self) -> None:
         if self.objective not in ("map", "mle"):
@@ -108,6 +117,9 @@ class EM:
         if self.acceleration != "none" and self.acceleration not in ACCELERATIONS:
             names = ", ".join(map(repr, (*ACCELERATIONS, "none")))
             raise InputError(f"`acceleration` is {self.acceleration!r}: choose {names}.")
+        if self.minibatch not in MINIBATCH:
+            names = ", ".join(map(repr, MINIBATCH))
+            raise InputError(f"`minibatch` is {self.minibatch!r}: choose {names}.")
         for name, least in (("restarts", 1), ("max_steps", 1), ("draws", 0), ("bootstrap", 0)):
             whole_number(name, getattr(self, name), least)
         if self.bootstrap == 1 or (self.bootstrap and self.e_step != "exact"):
@@ -127,12 +139,16 @@ class EM:
             weight = None if sample_weight is None else _weights(sample_weight, args)
             chosen = (self.latents, self.e_step, self.m_step)
             call = Call(args, kwargs, weight, self.objective, self.update, *chosen)
-            by_hand = chosen == (None, "exact", "auto")
+            if args and isinstance(args[0], Stream):
+                raise InputError("A stream is seen once, and by `run` alone: give rows here.")
             if args and isinstance(args[0], Rows):
                 if self.bootstrap:
                     raise InputError("`bootstrap` needs its rows in memory.")
-                return stream(self.model, call)
-            return bind(self.model, call) if by_hand else derive(self.model, call)
+                kernel: Kernel = stream(self.model, call)
+            else:
+                kernel = bind(self.model, call) if self.by_hand else derive(self.model, call)
+            refuse_unfit(self.minibatch, kernel)
+            return kernel
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Say what EM will do with each site, and why, before anything runs; printed, a table."""
@@ -172,7 +188,8 @@ class EM:
         Parameters
         ----------
         key : random key.
-        *args, **kwargs : what the program is called with; a mixture takes `triptych.rows(...)` too.
+        *args, **kwargs : what the program is called with; a mixture takes `triptych.rows(...)` too, or, with
+            `minibatch`, a `triptych.stream(...)`.
         sample_weight : (N,) how many rows each row counts for.
         parameters : site → start; then there is this one start.
         progress : called with (steps done, steps at most, best objective).
@@ -195,6 +212,9 @@ class EM:
             double_precision(),
             in_company(args[0] if args else None, path),
         ):
+            if args and isinstance(args[0], Stream):
+                alone = (len(args) == 1, not kwargs, sample_weight is None, checkpoint is None)
+                return one_pass_fit(self, args[0], key, parameters, all(alone), watch)
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
             if path is not None:
                 kernel = _kept(self, kernel, path, key)
@@ -207,8 +227,13 @@ class EM:
                 start = short_runs(self, kernel, first, second)
             else:
                 start = Start({name: np.asarray(value)[None] for name, value in given.items()}, ("given",))
+            table = None
+            if self.minibatch != "none" and not _resumes(kernel):
+                start, table = first_passes(self.minibatch, kernel, start, jax.random.fold_in(key, 5))
             run = long_runs(self, kernel, start, progress)
             fit = assemble_fit(self, kernel, start, run, third, args, kwargs, watch)
+            if table is not None:
+                fit.data["minibatch"] = xr.DataTree(table)
             if isinstance(kernel, StreamedKernel) and kernel.problem.checkpoint is not None:
                 kernel.problem.checkpoint.clear()
         if not self.bootstrap:
@@ -227,6 +252,11 @@ class EM:
             name: value if isinstance(value, str | int | float | list | dict | None) else repr(value)
             for name, value in values.items()
         }
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a hand-written kernel is taken where there is one."""
+        return (self.latents, self.e_step, self.m_step) == (None, "exact", "auto")
 
     def climbed(self, kernel: Kernel) -> Problem:
         """Give what is climbed: the kernel's own steps."""
@@ -249,6 +279,12 @@ def _kept(em: EM, kernel: Kernel, path: Path, key: jax.Array) -> Kernel:
     rows = kernel.problem.rows
     what = (repr(em.model), em.settings, np.asarray(numbers).tolist(), rows.total, rows.names)
     return kernel.writing(Checkpoint(path, hashlib.sha256(repr(what).encode()).hexdigest()))
+
+
+def _resumes(kernel: Kernel) -> bool:
+    """Whether a climb goes on from its checkpoint, past the first passes."""
+    found = kernel.problem.checkpoint if isinstance(kernel, StreamedKernel) else None
+    return found is not None and found.path.exists()
 
 
 def _weights(sample_weight: Any, args: tuple[Any, ...]) -> np.ndarray:

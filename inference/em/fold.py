@@ -50,9 +50,10 @@ class MixtureProblem:
     """A mixture bound to its data: all that one EM step reads.
 
     rows (N, D), weights (N,) or None, labels (N,) or None (−1 where a row has none); a row enters as
-    (x − centre) · inverse_scale. `totals` are the statistics that no responsibility weighs, summed once.
-    `hyper` are the prior's numbers in standardised units; `constant` takes the objective back to the
-    data's units (nats). `family` and `with_prior` are static.
+    (x − centre) · inverse_scale, in the type of those two (zeros and ones are held as bytes). `totals` are
+    the statistics that no responsibility weighs, summed once. `hyper` are the prior's numbers in
+    standardised units; `constant` takes the objective back to the data's units (nats). `family` and
+    `with_prior` are static.
     """
 
     rows: Array
@@ -65,6 +66,11 @@ class MixtureProblem:
     constant: Array
     family: Family
     with_prior: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the arithmetic on rows; sums of it are float64."""
+        return np.dtype(self.inverse_scale.dtype)
 
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, Statistics]:
         """One EM step: θ → (θ', objective at θ in nats, statistics at θ)."""
@@ -167,7 +173,7 @@ def fold(problem: MixtureProblem, parameters: Parameters) -> tuple[Statistics, A
 
 def fold_at(problem: MixtureProblem, natural: Array) -> tuple[Statistics, Array]:
     """E-step at natural parameters (F, K), which may be expected ones; Σ b(x, θ) is left out of the value."""
-    natural = natural.astype(problem.rows.dtype)
+    natural = natural.astype(problem.dtype)
 
     def one(chunk: Array, weights: Array | None, labels: Array | None) -> tuple[Array, Array]:
         return e_step(problem.family, natural, chunk, weights, labels)
@@ -178,7 +184,7 @@ def fold_at(problem: MixtureProblem, natural: Array) -> tuple[Statistics, Array]
 
 def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None, Array | None], Any]) -> Any:
     """Sum `function(rows, weights, labels)` over chunks of standardised rows, any tree, in float64."""
-    rows, size = problem.rows, chunk_rows(problem.family, problem.rows.dtype.itemsize)
+    rows, size = problem.rows, chunk_rows(problem.family, problem.dtype.itemsize)
     full, rest = divmod(rows.shape[0], size)
 
     def one(start: Array | int, length: int) -> Any:

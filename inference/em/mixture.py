@@ -63,7 +63,7 @@ class MixtureKernel:
     @property
     def epsilon(self) -> float:
         """Machine precision of the rows."""
-        return float(np.finfo(np.dtype(self.problem.rows.dtype)).eps)
+        return float(np.finfo(np.dtype(self.problem.inverse_scale.dtype)).eps)
 
     def starts(self, key: jax.Array, number: int, init: str) -> Start:
         """Make starting points from the rows (see `starts.py`)."""
@@ -229,7 +229,7 @@ def bind_bernoulli_mixture(model: BernoulliMixture, call: Call) -> MixtureKernel
     family = BernoulliFamily(model.components, columns)
     centre, scale = np.zeros(columns), np.ones(columns)
     problem = _problem(
-        rows,
+        rows.astype(np.uint8),  # an eighth of the memory, and of what an iteration reads
         weights,
         None,
         centre=jnp.asarray(centre, rows.dtype),

@@ -31,7 +31,7 @@ from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
 from triptych.models.gaussian_mixture import GaussianMixture
 
-__all__ = ["Moments", "StreamedKernel", "look", "merged", "moments_of", "stream"]
+__all__ = ["Moments", "StreamedKernel", "binary", "look", "merged", "moments_of", "stream"]
 
 PIECE = 2**13  # rows whose moments are had at once
 
@@ -213,8 +213,8 @@ def stream(model: Any, call: Call) -> StreamedKernel:
     rows: Rows = call.args[0]
     if len(call.args) > 1 or call.kwargs or call.sample_weight is not None:
         raise InputError("Rows that are read in blocks have no labels and no weights: give them in memory.")
-    binary = isinstance(model, BernoulliMixture)
-    moments, sample = look(rows, _binary if binary else np.isfinite, SHORT_ROWS)
+    check = binary if isinstance(model, BernoulliMixture) else np.isfinite
+    moments, sample = look(rows, check, SHORT_ROWS)
     table = pd.DataFrame(sample, columns=pd.Index(rows.names))  # what is refused is called by name
     _of_sample(lambda: model.validate(table), rows, sample)
     fixed: Any = model
@@ -255,5 +255,6 @@ def _of_sample(work: Callable[[], Any], rows: Rows, sample: np.ndarray) -> Any:
         raise InputError(f"{len(sample):,} of the {rows.total:,} rows, drawn as a sample: {error}") from None
 
 
-def _binary(block: np.ndarray) -> np.ndarray:
+def binary(block: np.ndarray) -> np.ndarray:
+    """Tell of each cell whether it is 0 or 1."""
     return (block == 0) | (block == 1)

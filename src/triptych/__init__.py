@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from triptych.inference.rows import Rows, rows
     from triptych.inference.status import Status
     from triptych.inference.storage import load
+    from triptych.inference.stream import Stream, stream
     from triptych.inference.svi import SVI
     from triptych.models import (
         BayesianLinearRegression,
@@ -65,6 +66,7 @@ __all__ = [
     "Pathfinder",
     "Rows",
     "Status",
+    "Stream",
     "__version__",
     "bootstrap",
     "calibrate",
@@ -75,6 +77,7 @@ __all__ = [
     "predict",
     "rows",
     "simulate",
+    "stream",
     "with_predictions",
 ]
 
@@ -95,6 +98,7 @@ _HOME = {
     "InputError": "triptych.models",
     "Rows": "triptych.inference.rows",
     "Status": "triptych.inference.status",
+    "Stream": "triptych.inference.stream",
     "bootstrap": "triptych.inference.em.bootstrap",
     "calibrate": "triptych.inference.calibration",
     "compare": "triptych.inference.compare",
@@ -104,6 +108,7 @@ _HOME = {
     "predict": "triptych.inference.replicate",
     "rows": "triptych.inference.rows",
     "simulate": "triptych.models",
+    "stream": "triptych.inference.stream",
     "with_predictions": "triptych.inference.replicate",
     "Laplace": "triptych.inference.laplace_method",
     "CAVI": "triptych.inference.cavi",
