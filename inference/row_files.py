@@ -55,7 +55,7 @@ class StoredRows:
         ------
         InputError : the file is not what it was when it was opened.
         """
-        data = memoryview(out.reshape(-1).view(np.uint8))
+        data = out.reshape(-1).view(np.uint8).data
         place = self.offset + start * int(np.prod(self.shape[1:])) * self.dtype.itemsize
         while data:
             count = os.preadv(self.file.fileno(), [data], place)
@@ -79,7 +79,7 @@ def stored(array: Any) -> Any:
     whole = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename is not None
     if not (whole and array.mode == "r" and array.flags.c_contiguous and array.size):
         return array
-    file = open(array.filename, "rb")  # noqa: SIM115  closed when the table goes
+    file = open(str(array.filename), "rb")  # noqa: SIM115  closed when the table goes
     return StoredRows(file, str(array.filename), array.offset, array.shape, array.dtype, _stamp(file))
 
 
@@ -214,10 +214,14 @@ def _spooled(path: Path, tables: Iterator[np.ndarray], dtype: np.dtype[Any], row
     def written() -> Any:
         file = tempfile.TemporaryFile(prefix="triptych-")  # noqa: SIM115
         number = 0
-        for table in tables:
-            file.write(np.ascontiguousarray(table, dtype).data)
-            number += len(table)
-        file.flush()
+        try:
+            for table in tables:
+                file.write(np.ascontiguousarray(table, dtype).data)
+                number += len(table)
+            file.flush()
+        except BaseException:
+            file.close()
+            raise
         if number == 0:
             file.close()
             return np.empty((0, *row), dtype)

@@ -58,11 +58,11 @@ def merged(first: Moments, second: Moments) -> Moments:
 def moments_of(block: np.ndarray) -> Moments:
     """Give the moments of a block (n, D), in pieces that fit the cache, each about its own mean."""
     found = Moments(0.0, np.zeros(block.shape[1]), np.zeros((block.shape[1],) * 2))
-    for start in range(0, len(block), PIECE):
-        piece = block[start : start + PIECE].astype(np.float64)
-        mean = piece.mean(axis=0)
-        piece -= mean
-        with np.errstate(invalid="ignore"):  # a cell that is not finite is refused by `look`
+    with np.errstate(invalid="ignore"):  # a cell that is not finite is refused by `look`
+        for start in range(0, len(block), PIECE):
+            piece = block[start : start + PIECE].astype(np.float64)
+            mean = piece.mean(axis=0)
+            piece -= mean
             found = merged(found, Moments(float(len(piece)), mean, piece.T @ piece / len(piece)))
     return found
 

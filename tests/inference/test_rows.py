@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def test_blocks_stay_whole_until_the_second_after_them(x: np.ndarray, tmp_path: 
     for _ in range(2):  # the second pass reads into the buffers of the first
         before = None
         for index, block in enumerate(rows.blocks(100)):
+            time.sleep(0.02)  # the next block is read meanwhile
             np.testing.assert_array_equal(block, x[100 * index : 100 * index + 100])
             if before is not None:
                 np.testing.assert_array_equal(before, x[100 * index - 100 : 100 * index])
