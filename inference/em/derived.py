@@ -23,11 +23,13 @@ from triptych.inference.em.derived_problem import (
     latent_means,
     log_likelihoods,
     random_starts,
+    ready,
     settled_guide,
 )
 from triptych.inference.em.e_steps import Annealed, Bound, HardStep
 from triptych.inference.em.expected import Joint
 from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.folded import FoldedStep
 from triptych.inference.em.kernel import Call, Kernel, Review, Start
 from triptych.inference.em.maximiser import Block, Point, read_blocks
 from triptych.inference.em.posterior import around_marginal
@@ -99,7 +101,7 @@ class DerivedKernel:
     @property
     def exact(self) -> bool:
         """Whether the E-step is the posterior itself, so that Q and the objective belong together."""
-        return isinstance(self.problem.shape.e_step, Joint | ConditionalStep)
+        return isinstance(self.problem.shape.e_step, Joint | FoldedStep | ConditionalStep)
 
     @property
     def has_posterior(self) -> bool:
@@ -183,9 +185,10 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))
     step = likelihood if call.objective == "mle" else maker.make(everything)
     blocks: tuple[Block, ...] = ()
+    given = ready(step, args, kwargs)
     if climbed is not None:
-        posterior = jax.jit(partial(step.noise, key, 1.0))(point | carried(step), args, kwargs)
-        expected = partial(step.expected, posterior=posterior, args=args, kwargs=kwargs)
+        posterior = jax.jit(partial(step.noise, key, 1.0))(point | carried(step), given, kwargs)
+        expected = partial(step.expected, posterior=posterior, args=given, kwargs=kwargs)
         blocks = read_blocks(expected, Point(point, supports), key, climbed)
     own = call.m_step if climbed is None else None
     annealing = (maker.powers, maker.steps) if isinstance(maker, Annealed) else ((), 0)
@@ -193,5 +196,5 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     dtypes = [array.dtype for array in args if jnp.issubdtype(array.dtype, jnp.floating)]
     epsilon = max(float(jnp.finfo(dtype).eps) for dtype in [*dtypes, np.dtype(np.float64)])
     shape = Shape(step, likelihood, blocks, maximised, own, annealing)
-    problem = DerivedProblem(args, kwargs, shape)
+    problem = DerivedProblem(args, kwargs, shape, given)
     return DerivedKernel(model, program, problem, float(rows), epsilon, roles.reasons)

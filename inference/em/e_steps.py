@@ -18,7 +18,10 @@ import numpy as np
 from triptych.inference.em.conditional_step import Completions, ConditionalStep
 from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.folded import FoldedStep, folded
 from triptych.inference.em.proof import conditional_step
+from triptych.inference.em.random_starts import jitter
+from triptych.inference.em.recognise import NotRecognised
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
@@ -115,7 +118,22 @@ class Exact:
                 bound.kwargs,
                 bound.ignored,
             )
-        return joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+        joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+        try:
+            return folded(joint, bound.args, bound.kwargs, _around(bound))
+        except NotRecognised as reason:
+            return dataclasses.replace(joint, reason=str(reason))
+
+
+def _around(bound: Bound) -> dict[str, Array]:
+    """Give a program's parameters at two places, (2, …)."""
+    supports = {name: bound.sites.parameters[name].support for name in bound.parameters}
+
+    @jax.jit
+    def draw(keys: Array, parameters: Parameters) -> dict[str, Array]:
+        return jax.lax.map(lambda key: jitter(key, parameters, supports), keys)
+
+    return draw(jax.random.split(jax.random.key(1), 2), dict(bound.parameters))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +243,7 @@ def check_range(name: str, value: Any, least: float) -> None:
         raise InputError(f"`{name}` is {value!r}: give {kind}, at least {least}.")
 
 
-def exact_of(e_step: Any) -> Joint | ConditionalStep | None:
+def exact_of(e_step: Any) -> Joint | FoldedStep | ConditionalStep | None:
     """Give the exact step that an E-step rests on, if it does."""
     inner = e_step.exact if isinstance(e_step, HardStep) else e_step
-    return inner if isinstance(inner, Joint | ConditionalStep) else None
+    return inner if isinstance(inner, Joint | FoldedStep | ConditionalStep) else None

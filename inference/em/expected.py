@@ -33,12 +33,14 @@ class Joint:
     """The factors of a program's log joint; compared by identity, so that it can be static in `jax.jit`.
 
     `absorbed` are the sites that hang on a discrete latent; `ignored` those left out (priors, under "mle").
+    `reason` says why the rows are not folded (`folded.py`), where that was tried.
     """
 
     program: Callable[..., Any]
     sites: Survey
     absorbed: tuple[str, ...]
     ignored: frozenset[str]
+    reason: str = ""
 
     def tables(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
         """Give site → factor (a table with named axes) at θ."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from triptych.inference.em.e_steps import EStep
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.survey import Parameter
+
+if TYPE_CHECKING:
+    from triptych.inference.em.e_steps import EStep
 
 __all__ = ["jitter", "middle", "random_start"]
 
