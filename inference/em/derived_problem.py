@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from triptych.inference.em.e_steps import exact_of
 from triptych.inference.em.family import Array, Parameters
-from triptych.inference.em.folded import FoldedStep
+from triptych.inference.em.folded import FoldedStep, Prepared
 from triptych.inference.em.maximiser import Block, Expected, maximise
 from triptych.inference.em.random_starts import jitter, middle, random_start
 from triptych.inference.survey import Parameter
@@ -90,7 +90,8 @@ class DerivedProblem:
         if shape.m_step is not None:
             following = {**parameters, **shape.m_step(expected, parameters)}
         else:
-            following = maximise(shape.blocks, expected, parameters, shape.supports)
+            together = isinstance(self.given, Prepared)
+            following = maximise(shape.blocks, expected, parameters, shape.supports, together=together)
         carried = shape.e_step.carry(posterior) if hasattr(shape.e_step, "carry") else {}
         return {**following, **carried}
 
@@ -109,7 +110,7 @@ class DerivedProblem:
 def log_likelihoods(problem: DerivedProblem, parameters: Parameters) -> Array:
     """Give log p(x | θ) at stacked points (R,), nats."""
     likelihood = problem.shape.likelihood
-    given = ready(likelihood, problem.args, problem.kwargs)
+    given = problem.given if isinstance(problem.given, Prepared) else problem.args
     return jax.lax.map(lambda point: likelihood.infer(point, given, problem.kwargs)[1], parameters)
 
 

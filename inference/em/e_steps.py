@@ -20,7 +20,6 @@ from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.folded import FoldedStep, folded
 from triptych.inference.em.proof import conditional_step
-from triptych.inference.em.random_starts import jitter
 from triptych.inference.em.recognise import NotRecognised
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
@@ -120,20 +119,9 @@ class Exact:
             )
         joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
         try:
-            return folded(joint, bound.args, bound.kwargs, _around(bound))
+            return folded(joint, bound.args, bound.kwargs, bound.parameters)
         except NotRecognised as reason:
             return dataclasses.replace(joint, reason=str(reason))
-
-
-def _around(bound: Bound) -> dict[str, Array]:
-    """Give a program's parameters at two places, (2, …)."""
-    supports = {name: bound.sites.parameters[name].support for name in bound.parameters}
-
-    @jax.jit
-    def draw(keys: Array, parameters: Parameters) -> dict[str, Array]:
-        return jax.lax.map(lambda key: jitter(key, parameters, supports), keys)
-
-    return draw(jax.random.split(jax.random.key(1), 2), dict(bound.parameters))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +171,10 @@ class HardStep:
     def sites(self) -> Survey:
         """The program's sites."""
         return self.exact.sites
+
+    def without(self, ignored: frozenset[str]) -> HardStep:
+        """Give the same with the sites `ignored` left out, of discrete latents alone."""
+        return dataclasses.replace(self, exact=self.exact.without(ignored))
 
     def infer(
         self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0

@@ -42,6 +42,11 @@ class Joint:
     ignored: frozenset[str]
     reason: str = ""
 
+    def without(self, ignored: frozenset[str]) -> Joint:
+        """Give the same with the sites `ignored` left out."""
+        absorbed = tuple(name for name in self.absorbed if name not in ignored)
+        return dataclasses.replace(self, absorbed=absorbed, ignored=ignored)
+
     def tables(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
         """Give site → factor (a table with named axes) at θ."""
         from triptych.inference.enumeration import run_enumerated

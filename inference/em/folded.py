@@ -82,6 +82,10 @@ class FoldedStep:
         """The program's sites."""
         return self.joint.sites
 
+    def without(self, ignored: frozenset[str]) -> FoldedStep:
+        """Give the same with the sites `ignored` left out."""
+        return dataclasses.replace(self, joint=self.joint.without(ignored))
+
     @property
     def family(self) -> RowFamily:
         """T(x) of the columns."""
@@ -128,6 +132,7 @@ class FoldedStep:
         rows = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         # As wide as the rows are: the coefficients must know the numbers that the rows were moved by.
         centre, scale = (jnp.concatenate(one).astype(rows.dtype) for one in (centres, scales))
+        base = jnp.where(fine, base, -jnp.inf)
         prepared = Prepared(args, kwargs, rows, centre, scale, (), base, fine)
         return prepared._replace(totals=self._totals(prepared))
 
@@ -285,12 +290,8 @@ class FoldedStep:
         return jnp.reshape(jnp.broadcast_to(parts, (rows, *self.layout.sizes)), (rows, -1))
 
 
-def folded(joint: Joint, args: Any, kwargs: Any, points: Parameters) -> FoldedStep:
-    """Give the E-step of a program as a fold over its rows.
-
-    Parameters
-    ----------
-    points : site → (P, …), where the table is compared with the program's own.
+def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedStep:
+    """Give the E-step of a program as a fold over its rows; at `point` the table is compared with its own.
 
     Raises
     ------
@@ -308,7 +309,8 @@ def folded(joint: Joint, args: Any, kwargs: Any, points: Parameters) -> FoldedSt
         found["kinds"] = {name: type(peel(record[name]["fn"]).fn).__name__ for name in layout.offsets}
         return read + [offset_of(name, record[name], layout, sites) for name in layout.offsets]
 
-    reached = depends_on(jax.make_jaxpr(run)(some_values(sites)).jaxpr)
+    shapes = {name: jax.ShapeDtypeStruct(site.shape, float) for name, site in sites.parameters.items()}
+    reached = depends_on(jax.make_jaxpr(run)(shapes).jaxpr)
     layout: Layout = found["layout"]
     for name, positions in zip([t.site for t in layout.terms] + list(layout.offsets), reached, strict=True):
         if not positions:
@@ -321,11 +323,9 @@ def folded(joint: Joint, args: Any, kwargs: Any, points: Parameters) -> FoldedSt
     if not bool(prepared.fine):
         raise NotRecognised("a row has a cell that is not finite, or outside its site's support")
     chosen = np.unique(np.linspace(0, layout.rows - 1, CHECKED).astype(int))
-    for index in range(len(next(iter(points.values())))):
-        point = {name: value[index] for name, value in points.items()}
-        direct, table, size = (np.asarray(one) for one in step.compare(point, prepared, chosen))
-        alive = direct > -0.1 * ABYSS
-        worst = np.max(np.abs(direct - table) / np.maximum(size, 1.0), initial=0.0, where=alive)
-        if not (np.all(np.isfinite(size)) and worst < AGREEMENT and np.all(table[~alive] < -0.01 * ABYSS)):
-            raise NotRecognised("the table of features differs from the program's own densities")
+    direct, table, size = (np.asarray(one) for one in step.compare(point, prepared, chosen))
+    alive = direct > -0.1 * ABYSS
+    worst = np.max(np.abs(direct - table) / np.maximum(size, 1.0), initial=0.0, where=alive)
+    if not (np.all(np.isfinite(size)) and worst < AGREEMENT and np.all(table[~alive] < -0.01 * ABYSS)):
+        raise NotRecognised("the table of features differs from the program's own densities")
     return step

@@ -53,20 +53,19 @@ def _along(expected: Expected, parameters: Parameters, site: str) -> Gradient:
 
 
 def read_blocks(
-    expected: Expected, point: Point, key: jax.Array, by_gradient: Collection[str] = ()
+    expected: Expected, point: Point, near: Mapping[str, np.ndarray], by_gradient: Collection[str] = ()
 ) -> tuple[Block, ...]:
     """Find, site by site, the closed form that Q has; everything else becomes one block of gradient ascent.
 
-    Run once, before the first iteration, on the weights of a random start. The sites of `by_gradient` are not
-    looked at: they go to the gradient.
+    Run once, before the first iteration, on the weights of a random start. `near` has further points, site →
+    (P, …). The sites of `by_gradient` are not looked at: they go to the gradient.
     """
     slopes = jax.jit(jax.grad(expected))  # of all sites at once: one program to compile
-    near = _points_near(point, key)
     blocks, rest = [], []
     for site in point.parameters:
 
-        def gradient(x: Array, site: str = site) -> Array:
-            return slopes({**point.parameters, site: x})[site]
+        def gradient(x: Array, site: str = site) -> np.ndarray:
+            return np.asarray(slopes({**point.parameters, site: x})[site])
 
         found = None if site in by_gradient else _read(gradient, point, site, near[site])
         if found is None:
@@ -83,27 +82,10 @@ def read_blocks(
     return tuple(blocks)
 
 
-def _points_near(point: Point, key: jax.Array) -> dict[str, list[Array]]:
-    """Draw three points around a point, site by site."""
-    from numpyro.distributions import biject_to
-
-    @jax.jit
-    def draw(parameters: Parameters) -> dict[str, list[Array]]:
-        near = {}
-        for index, (site, x) in enumerate(parameters.items()):
-            transform = biject_to(point.supports[site])
-            inner = transform.inv(x)
-            noises = 0.4 * jax.random.normal(jax.random.fold_in(key, index), (3, *inner.shape), inner.dtype)
-            near[site] = [transform(inner + noise) for noise in noises]
-        return near
-
-    return draw(dict(point.parameters))
-
-
-def _read(gradient: Gradient, point: Point, site: str, points: list[Array]) -> Block | None:
+def _read(gradient: Gradient, point: Point, site: str, points: np.ndarray) -> Block | None:
     from numpyro.distributions import constraints
 
-    x, support = point.parameters[site], point.supports[site]
+    x, support = np.asarray(point.parameters[site]), point.supports[site]
     base = support
     while isinstance(base, constraints._IndependentConstraint):
         base = base.base_constraint
@@ -111,17 +93,27 @@ def _read(gradient: Gradient, point: Point, site: str, points: list[Array]) -> B
         shape = quadratic_shape(gradient, x, points)
         return None if shape is None else Block((site,), "quadratic", shape)
     for form in forms_for(support):
-        if bool(agrees(form, gradient, x, jnp.stack(points))):
+        if agrees(form, gradient, x, list(points)):
             maximum = np.asarray(solve(form, gradient, x))
-            if np.all(np.isfinite(maximum)) and np.all(np.asarray(support(jnp.asarray(maximum)))):
+            if np.all(np.isfinite(maximum)) and np.all(np.asarray(support(maximum))):
                 return Block((site,), "closed form", form.name)
     return None
 
 
 def maximise(
-    blocks: Sequence[Block], expected: Expected, parameters: Parameters, supports: Mapping[str, Any]
+    blocks: Sequence[Block],
+    expected: Expected,
+    parameters: Parameters,
+    supports: Mapping[str, Any],
+    *,
+    together: bool = False,
 ) -> Parameters:
-    """Maximise Q block by block; a block whose maximum is not finite stays where it is."""
+    """Maximise Q block by block; a block whose maximum is not finite stays where it is.
+
+    Parameters
+    ----------
+    together : whether Q reads no rows, so that many of its gradients at once take little memory.
+    """
     current = dict(parameters)
     for block in blocks:
         if block.rule == "ascent":
@@ -130,7 +122,7 @@ def maximise(
         (site,) = block.sites
         gradient, x = _along(expected, current, site), current[site]
         if block.rule == "quadratic":
-            proposal = newton(gradient, x, block.how)
+            proposal = newton(gradient, x, block.how, together=together)
         else:
             form = next(form for form in forms_for(supports[site]) if form.name == block.how)
             proposal = solve(form, gradient, x)

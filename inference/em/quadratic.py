@@ -1,14 +1,18 @@
 """Real-valued parameters in which Q is quadratic: one Newton step is the maximum (means, least squares).
 
-Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are differences of
-gradients. H is taken as diagonal, as one block for each leading index (a mean vector a component), or dense,
+Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are its
+derivatives anywhere (to look at its shape, differences). H is taken as diagonal, as one block for each leading index (a mean vector a component), or dense,
 whichever is the first to predict the gradient at random points.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from triptych.inference.em.closed_form import AGREEMENT, Gradient
 from triptych.inference.em.family import Array
@@ -19,32 +23,42 @@ SHAPES = ("diagonal", "blocks", "dense")
 LARGEST_DENSE = 300
 
 
-def _hessian(gradient: Gradient, x: Array, shape: str) -> Array:
-    """Give H: (…) diagonal, (…, D, D) one block for each leading index, or (P, P) dense."""
-    x = jnp.asarray(x)
+def _hessian(gradient: Gradient, x: np.ndarray, shape: str) -> np.ndarray:
+    """Give H: (…) diagonal, (…, D, D) one block for each leading index, or (P, P) dense; by differences."""
     base = gradient(x)
     if shape == "diagonal":
-        return gradient(x + 1.0) - base
+        return np.asarray(gradient(x + 1.0) - base)
     if shape == "blocks":
-        columns = [gradient(x.at[..., i].add(1.0)) - base for i in range(x.shape[-1])]
-        return jnp.stack(columns, axis=-1)
-    flat = jax.vmap(lambda e: (gradient(x + e.reshape(x.shape)) - base).ravel())(
-        jnp.eye(x.size, dtype=x.dtype)
-    )
-    return flat.T
+        units = np.eye(x.shape[-1])
+        return np.stack([gradient(x + unit) - base for unit in units], axis=-1)
+    units = np.eye(x.size).reshape(-1, *x.shape)
+    return np.stack([np.ravel(gradient(x + unit) - base) for unit in units], axis=-1)
 
 
-def newton(gradient: Gradient, x: Array, shape: str) -> Array:
-    """Give argmax Q; a direction that Q does not depend on stays where it is."""
-    g, H = gradient(x), _hessian(gradient, x, shape)
+def newton(gradient: Gradient, x: Array, shape: str, *, together: bool = False) -> Array:
+    """Give argmax Q; a direction that Q does not depend on stays where it is.
+
+    Parameters
+    ----------
+    together : take H's columns at once: where Q reads no rows, that costs nothing.
+    """
+    x = jnp.asarray(x)
+    g, along = jax.linearize(gradient, x)
     if shape == "diagonal":
+        H = along(jnp.ones_like(x))
         return jnp.where(H < 0, x - g / jnp.where(H < 0, H, -1.0), x)
+    many = jax.vmap if together or shape == "dense" else (lambda f: partial(jax.lax.map, f))
     if shape == "blocks":
+        units = jnp.eye(x.shape[-1], dtype=x.dtype)
+        columns = many(lambda unit: along(jnp.broadcast_to(unit, x.shape)))(units)
+        H = jnp.moveaxis(columns, 0, -1)
         return x - jnp.einsum("...ij,...j->...i", jnp.linalg.pinv(H, hermitian=True), g)
+    units = jnp.eye(x.size, dtype=x.dtype)
+    H = many(lambda unit: along(unit.reshape(x.shape)).ravel())(units).T
     return x - (jnp.linalg.pinv(H, hermitian=True) @ g.ravel()).reshape(x.shape)
 
 
-def quadratic_shape(gradient: Gradient, x: Array, points: list[Array]) -> str | None:
+def quadratic_shape(gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> str | None:
     """Name the first shape of H that predicts the gradient at the points; `None` if Q is not quadratic."""
     base = gradient(x)
     for shape in SHAPES:
@@ -57,12 +71,12 @@ def quadratic_shape(gradient: Gradient, x: Array, points: list[Array]) -> str | 
             if shape == "diagonal":
                 change = H * step
             elif shape == "blocks":
-                change = jnp.einsum("...ij,...j->...i", H, step)
+                change = np.einsum("...ij,...j->...i", H, step)
             else:
                 change = (H @ step.ravel()).reshape(x.shape)
             actual = gradient(point)
-            size = max(size, float(jnp.max(jnp.abs(base)) + jnp.max(jnp.abs(change))) + 1e-300)
-            worst = max(worst, float(jnp.max(jnp.abs(actual - base - change))))
+            size = max(size, float(np.max(np.abs(base)) + np.max(np.abs(change))) + 1e-300)
+            worst = max(worst, float(np.max(np.abs(actual - base - change))))
         if worst <= AGREEMENT * size:
             return shape
     return None
