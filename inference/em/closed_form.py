@@ -136,10 +136,14 @@ def forms_for(support: Any) -> tuple[Form, ...]:
     return ()
 
 
-def _coefficients(form: Form, gradient: Gradient, x: Array) -> tuple[Array, Array]:
+def solve(form: Form, x: Array, g: Array, other: Array, g_other: Array) -> Array:
+    """Give argmax Q along the site, from its gradient at two points, x and `form.second(x)`."""
+    return form.argmax(*_coefficients(form, x, g, other, g_other))
+
+
+def _coefficients(form: Form, x: Array, g: Array, other: Array, g_other: Array) -> tuple[Array, Array]:
     """Give α and β of y = α + β t from two points."""
-    other = form.second(x)
-    (t1, y1), (t2, y2) = form.transform(x, gradient(x)), form.transform(other, gradient(other))
+    (t1, y1), (t2, y2) = form.transform(x, g), form.transform(other, g_other)
     axes = tuple(range(-form.event, 0))
     step = t1 - t2
     slope = ((y1 - y2) * step).sum(axis=axes, keepdims=bool(axes))
@@ -147,19 +151,16 @@ def _coefficients(form: Form, gradient: Gradient, x: Array) -> tuple[Array, Arra
     return y1 - beta * t1, beta
 
 
-def solve(form: Form, gradient: Gradient, x: Array) -> Array:
-    """Give argmax Q along the site, from its gradient at two points."""
-    return form.argmax(*_coefficients(form, gradient, x))
-
-
-def agrees(form: Form, gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> bool:
-    """Tell whether the gradient at further points is what the form predicts from two; in NumPy throughout."""
+def agrees(form: Form, gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Give argmax Q if the gradient at further points is what the form predicts from two; in NumPy throughout."""
     with np.errstate(all="ignore"):
-        alpha, beta = _coefficients(form, gradient, x)
+        other = form.second(x)
+        pair = (x, gradient(x), other, gradient(other))
+        alpha, beta = _coefficients(form, *pair)
         worst = 0.0
         for point in points:
             t, y = form.transform(point, gradient(point))
             predicted = alpha + beta * t
             size = np.max(np.abs(alpha)) + np.max(np.abs(beta * t)) + 1e-300
             worst = max(worst, float(np.nan_to_num(np.max(np.abs(y - predicted)) / size, nan=np.inf)))
-    return worst < AGREEMENT
+        return np.asarray(solve(form, *pair)) if worst < AGREEMENT else None

@@ -8,6 +8,7 @@ while the variance's does on the mean). Each leaves Q no lower than before, so E
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from triptych.inference.unconstrained import Coordinates, coordinates
 __all__ = ["Block", "Expected", "maximise", "read_blocks"]
 
 Expected = Callable[[Parameters], Array]  # θ ↦ Q(θ), the weights fixed
+STILL = 1e-10  # relative change of a gradient that is none
 ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed form
 
 
@@ -31,13 +33,15 @@ ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed 
 class Block:
     """How one group of sites is maximised: `rule`, and `how` names the shape.
 
-    `rule` is "closed form", "quadratic" or "ascent".
+    `rule` is "closed form", "quadratic" or "ascent". Closed forms of the same `turn` do not hang on each
+    other's sites, and are found from the same two gradients.
     """
 
     sites: tuple[str, ...]
     rule: str
     how: str
     reason: str = ""
+    turn: int = 0
 
 
 class Point(NamedTuple):
@@ -45,11 +49,6 @@ class Point(NamedTuple):
 
     parameters: Parameters
     supports: Mapping[str, Any]
-
-
-def _along(expected: Expected, parameters: Parameters, site: str) -> Gradient:
-    """∂Q/∂x along one site, the others fixed."""
-    return jax.grad(lambda x: expected({**parameters, site: x}))
 
 
 def read_blocks(
@@ -72,7 +71,7 @@ def read_blocks(
             rest.append(site)
         else:
             blocks.append(found)
-    blocks.sort(key=lambda block: block.rule != "quadratic")
+    blocks = _in_turns(blocks, lambda theta: {s: np.asarray(g) for s, g in slopes(theta).items()}, point, near)
     if rest:
         without = [site for site in rest if site not in by_gradient]
         reason = "chosen"
@@ -93,11 +92,45 @@ def _read(gradient: Gradient, point: Point, site: str, points: np.ndarray) -> Bl
         shape = quadratic_shape(gradient, x, points)
         return None if shape is None else Block((site,), "quadratic", shape)
     for form in forms_for(support):
-        if agrees(form, gradient, x, list(points)):
-            maximum = np.asarray(solve(form, gradient, x))
-            if np.all(np.isfinite(maximum)) and np.all(np.asarray(support(maximum))):
-                return Block((site,), "closed form", form.name)
+        maximum = agrees(form, gradient, x, list(points))
+        if maximum is not None and np.all(np.isfinite(maximum)) and np.all(np.asarray(support(maximum))):
+            return Block((site,), "closed form", form.name)
     return None
+
+
+def _in_turns(
+    blocks: Sequence[Block], slopes: Callable[[Parameters], Parameters], point: Point, near: Any
+) -> list[Block]:
+    """Put closed forms into as few turns as their sites allow, real-valued sites first.
+
+    Sites may share a turn if moving one leaves the gradient along the other as it was.
+    """
+    closed = [block for block in blocks if block.rule == "closed form"]
+    if len(closed) < 2:
+        return sorted(blocks, key=lambda block: block.rule != "quadratic")
+    names = [block.sites[0] for block in closed]
+    base = slopes(point.parameters)
+    meet = set()
+    for site in names:
+        moved = slopes({**point.parameters, site: near[site][0]})
+        for other in names:
+            size = np.max(np.abs(base[other]), initial=1e-300)
+            if other != site and not np.max(np.abs(moved[other] - base[other])) < STILL * size:
+                meet |= {(site, other), (other, site)}
+    turns: list[list[str]] = []
+    for site in names:
+        free = (turn for turn in turns if not any((site, other) in meet for other in turn))
+        turn = next(free, None)
+        if turn is None:
+            turns.append([site])
+        else:
+            turn.append(site)
+    of = {site: index for index, turn in enumerate(turns) for site in turn}
+    numbered = [
+        dataclasses.replace(block, turn=of.get(block.sites[0], 0)) if block.rule == "closed form" else block
+        for block in blocks
+    ]
+    return sorted(numbered, key=lambda block: (block.rule != "quadratic", block.turn))
 
 
 def maximise(
@@ -115,20 +148,55 @@ def maximise(
     together : whether Q reads no rows, so that many of its gradients at once take little memory.
     """
     current = dict(parameters)
-    for block in blocks:
-        if block.rule == "ascent":
-            current = _ascend(expected, current, {site: supports[site] for site in block.sites})
+    for (rule, _), group in itertools.groupby(blocks, key=lambda block: (block.rule, block.turn)):
+        members = list(group)
+        if rule == "closed form":
+            current |= _at_once(members, expected, current, supports, together)
             continue
-        (site,) = block.sites
-        gradient, x = _along(expected, current, site), current[site]
-        if block.rule == "quadratic":
-            proposal = newton(gradient, x, block.how, together=together)
-        else:
-            form = next(form for form in forms_for(supports[site]) if form.name == block.how)
-            proposal = solve(form, gradient, x)
-        fine = jnp.all(jnp.isfinite(proposal)) & jnp.all(supports[site](proposal))
-        current[site] = jnp.where(fine, proposal, x)
+        for block in members:
+            if rule == "ascent":
+                current = _ascend(expected, current, {site: supports[site] for site in block.sites})
+                continue
+            (site,) = block.sites
+            gradient = jax.grad(lambda x, site=site: expected({**current, site: x}))
+            proposal = newton(gradient, current[site], block.how, together=together)
+            current[site] = _kept(proposal, current[site], supports[site])
     return current
+
+
+def _at_once(
+    blocks: Sequence[Block], expected: Expected, current: Parameters, supports: Any, together: bool
+) -> dict[str, Array]:
+    """Give the maxima along sites with closed forms that do not hang on each other, from two gradients."""
+    forms = {}
+    for block in blocks:
+        (site,) = block.sites
+        forms[site] = next(form for form in forms_for(supports[site]) if form.name == block.how)
+    here = {site: jnp.asarray(current[site]) for site in forms}
+    there = {site: form.second(here[site]) for site, form in forms.items()}
+    gradient = jax.grad(lambda values: expected({**current, **values}))
+    if together:
+        both = jax.vmap(gradient)(jax.tree.map(lambda *one: jnp.stack(one), here, there))
+        g_here, g_there = ({site: g[i] for site, g in both.items()} for i in range(2))
+    else:
+        g_here, g_there = gradient(here), gradient(there)
+    return {
+        site: _kept(
+            solve(form, here[site], g_here[site], there[site], g_there[site]), here[site], supports[site]
+        )
+        for site, form in forms.items()
+    }
+
+
+def _kept(proposal: Array, x: Array, support: Any) -> Array:
+    """Give a maximum, or the old value where it is not finite or outside the support."""
+    from numpyro.distributions import constraints
+
+    if support is constraints.positive_definite:  # has a Cholesky factor: cheaper than its eigenvalues
+        inside = jnp.isfinite(jnp.linalg.cholesky(proposal))
+    else:
+        inside = support(proposal)
+    return jnp.where(jnp.all(jnp.isfinite(proposal)) & jnp.all(inside), proposal, x)
 
 
 def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:

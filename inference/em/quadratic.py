@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 
 from triptych.inference.em.closed_form import AGREEMENT, Gradient
 from triptych.inference.em.family import Array
@@ -21,6 +22,7 @@ __all__ = ["SHAPES", "newton", "quadratic_shape"]
 
 SHAPES = ("diagonal", "blocks", "dense")
 LARGEST_DENSE = 300
+CONDITION = 1e-5  # of a Cholesky factor: the square of it is that of its matrix
 
 
 def _hessian(gradient: Gradient, x: np.ndarray, shape: str) -> np.ndarray:
@@ -52,10 +54,39 @@ def newton(gradient: Gradient, x: Array, shape: str, *, together: bool = False) 
         units = jnp.eye(x.shape[-1], dtype=x.dtype)
         columns = many(lambda unit: along(jnp.broadcast_to(unit, x.shape)))(units)
         H = jnp.moveaxis(columns, 0, -1)
-        return x - jnp.einsum("...ij,...j->...i", jnp.linalg.pinv(H, hermitian=True), g)
+        return x + _step(-H, g)
     units = jnp.eye(x.size, dtype=x.dtype)
     H = many(lambda unit: along(unit.reshape(x.shape)).ravel())(units).T
     return x - (jnp.linalg.pinv(H, hermitian=True) @ g.ravel()).reshape(x.shape)
+
+
+@custom_vmap
+def _step(negative: Array, g: Array) -> Array:
+    """Give (−H)⁻¹ g, blocks (…, D, D) and (…, D): by Cholesky, where all are well conditioned; else pinv."""
+    factor = jnp.linalg.cholesky(negative)
+    diagonal = jnp.abs(jnp.diagonal(factor, axis1=-2, axis2=-1))
+    fine = jnp.min(diagonal, axis=-1) > CONDITION * jnp.max(diagonal, axis=-1)  # false where it is NaN
+
+    def quick() -> Array:
+        half = jax.lax.linalg.triangular_solve(factor, g[..., None], left_side=True, lower=True)
+        return jax.lax.linalg.triangular_solve(
+            factor, half, left_side=True, lower=True, transpose_a=True
+        )[..., 0]
+
+    def careful() -> Array:
+        return jnp.einsum("...ij,...j->...i", jnp.linalg.pinv(negative, hermitian=True), g)
+
+    return jax.lax.cond(jnp.all(fine), quick, careful)
+
+
+@_step.def_vmap
+def _many_steps(size: int, batched: list[bool], negative: Array, g: Array) -> Any:
+    """Keep the condition one for a whole batch of starts: `vmap` would run both of its sides."""
+    whole = (
+        one if held else jnp.broadcast_to(one, (size, *one.shape))
+        for one, held in zip((negative, g), batched, strict=True)
+    )
+    return _step(*whole), True
 
 
 def quadratic_shape(gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> str | None:
