@@ -68,7 +68,7 @@ def _linear(of: Callable[[Any], tuple[Array, tuple[Array, ...]]]) -> Natural:
 
 def _normal(fn: Any, centres: tuple[Array, ...], scales: tuple[Array, ...]) -> Any:
     mean, deviation = (fn.loc - centres[0]) * scales[0], fn.scale * scales[0]
-    precision = deviation**-2.0
+    precision = 1.0 / (deviation * deviation)
     linear = precision * mean
     constant = -0.5 * linear * mean - jnp.log(fn.scale) - 0.5 * LOG_2PI
     return constant, (linear, -0.5 * precision)

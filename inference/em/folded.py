@@ -35,6 +35,7 @@ from triptych.inference.em.recognise import (
     read_layout,
 )
 from triptych.inference.em.row_features import Piece, RowFamily, statistics_of
+from triptych.inference.em.unindexed import unindexed
 from triptych.inference.plan import depends_on
 from triptych.inference.survey import Survey, some_values
 
@@ -166,6 +167,9 @@ class FoldedStep:
     @partial(jax.jit, static_argnums=0)
     def natural(self, parameters: Parameters, prepared: Prepared) -> Natural:
         """Run the program at θ for its natural parameters: what it does with its rows is left out by XLA."""
+        return unindexed(self._natural)(parameters, prepared)
+
+    def _natural(self, parameters: Parameters, prepared: Prepared) -> Natural:
         from triptych.inference.enumeration import log_probability
 
         layout, sites, joint = self.layout, self.sites, self.joint

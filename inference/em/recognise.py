@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 
 from triptych.inference.em.exponential import Exponential, Peeled, peel
 from triptych.inference.em.family import Array
@@ -146,6 +147,12 @@ def _is_constant(peeled: Peeled, site: Any, row: int, layout: Layout, sites: Sur
 
 def constant_of(peeled: Peeled, site: Any, row: int, layout: Layout, sites: Survey) -> Array:
     """Give the log probability of a site without rows, (K…)."""
+    name = site["name"]
+    if name in layout.latents and type(peeled.fn) in (dist.CategoricalProbs, dist.CategoricalLogits):
+        # All values in their order: no need to look each of them up.
+        own = layout.latents.index(name)
+        table = by_latents(jax.nn.log_softmax(peeled.fn.logits), 1, row, site, layout, sites)
+        return jnp.moveaxis(jnp.squeeze(table, own), -1, own)
     table = peeled.fn.log_prob(site["value"])
     table = jnp.sum(table, axis=tuple(range(-peeled.events, 0))) if peeled.events else table
     below = row - 1  # batches right of the rows: they add up
