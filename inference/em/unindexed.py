@@ -51,7 +51,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         if found is None:
             held = {var: v for var, v in zip(equation.invars, values, strict=True) if not isinstance(var, Literal)}
             alone = jaxpr.replace(
-                constvars=[], invars=list(held), outvars=equation.outvars, eqns=[equation], debug_info=None
+                constvars=[], invars=list(held), outvars=equation.outvars, eqns=[equation]
             )
             found = jax.core.eval_jaxpr(alone, [], *held.values())
         known.update(zip(equation.outvars, found, strict=True))
