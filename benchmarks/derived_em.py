@@ -173,7 +173,16 @@ def by_hand(case: Case, x: np.ndarray) -> Any:
         total = -jnp.sum(gammaln(jnp.asarray(x, jnp.float64) + 1))
         family: Any = Poissons(K, case.size[1])
         problem = MixtureProblem(
-            jnp.asarray(x), None, None, zero, one, total, (), jnp.zeros(()), family, False  # type: ignore[arg-type]
+            jnp.asarray(x),
+            None,
+            None,
+            zero,
+            one,
+            total,
+            (),
+            jnp.zeros(()),
+            family,
+            False,  # type: ignore[arg-type]
         )
         return problem, lambda theta: theta, lambda theta: theta
     model = BernoulliMixture(K) if case.name == "bernoulli" else GaussianMixture(K, case.name)
@@ -224,7 +233,8 @@ def derived_ratio(case: Case, repeats: int) -> tuple[Row, float, float]:
             found, outward = side.climb(5)
             ends.append(outward({name: value[0] for name, value in found.parameters.items()}))
         worst = max(
-            float(np.max(np.abs(np.asarray(ends[0][s]) - ends[1][s])) / np.max(np.abs(ends[1][s]))) for s in ends[1]
+            float(np.max(np.abs(np.asarray(ends[0][s]) - ends[1][s])) / np.max(np.abs(ends[1][s])))
+            for s in ends[1]
         )
         if not worst < (1e-8 if case.dtype == "float64" else 1e-3):
             raise SystemExit(f"{case.title}: the two sides differ by {worst:.1g} after 5 steps.")

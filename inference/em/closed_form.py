@@ -97,9 +97,7 @@ def _precision() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
         return _inverse(x), _even(g)
 
-    return Form(
-        "log|P|, P", 2, transform, lambda alpha, beta: -_inverse(alpha) * beta, lambda x: 1.7 * x
-    )
+    return Form("log|P|, P", 2, transform, lambda alpha, beta: -_inverse(alpha) * beta, lambda x: 1.7 * x)
 
 
 def _even(matrix: Array) -> Array:

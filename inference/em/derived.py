@@ -180,7 +180,9 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     climbed = by_gradient(call.m_step, maximised)
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
     first, *others = scattered(maximised, 4)
-    point = {name: jnp.asarray(value) for name, value in first.items()}  # NumPy's cannot be indexed by a tracer
+    point = {
+        name: jnp.asarray(value) for name, value in first.items()
+    }  # NumPy's cannot be indexed by a tracer
     maker = maker_of(call.e_step)
     everything = Bound(program, args, kwargs, sites, roles.latents, point, frozenset())
     flat = frozenset(maximised)

@@ -26,7 +26,12 @@ from numpyro.distributions.util import clamp_probs
 from triptych.inference.em.family import Array
 from triptych.models.distributions import BernoulliVector, GaussianVector
 
-__all__ = ["FAMILIES", "Exponential", "Peeled", "peel"]
+__all__ = ["FAMILIES", "Exponential", "NotRecognised", "Peeled", "log_levels", "peel"]
+
+
+class NotRecognised(Exception):
+    """Why a program is no table of features times natural parameters, in words."""
+
 
 LOG_2PI = float(np.log(2 * np.pi))
 Natural = Callable[[Any, tuple[Array, ...], tuple[Array, ...]], tuple[Array, tuple[Array, ...]]]
@@ -50,6 +55,11 @@ class Exponential:
     base: Callable[[Any, Array], Array] | None = None
     moved: bool = True
     event: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many columns each element gives."""
+        return 1 + max(index for _, index in self.statistics)
 
 
 def _linear(of: Callable[[Any], tuple[Array, tuple[Array, ...]]]) -> Natural:
@@ -116,16 +126,26 @@ def _binomial_probs(fn: Any) -> Any:
 
 
 def _trials(fn: Any, x: Array) -> tuple[Array, ...]:
-    return x, jnp.broadcast_to(fn.total_count, jnp.shape(x)).astype(float)
+    """Give successes and trials, which may change with the row, but with no latent."""
+    trials, x = jnp.asarray(fn.total_count, float), jnp.asarray(x)
+    more = max(trials.ndim - x.ndim, 0)
+    if any(size > 1 for size in trials.shape[:more]):
+        raise NotRecognised("the number of trials of a Binomial hangs on a latent")
+    return x, jnp.broadcast_to(trials.reshape(trials.shape[more:]), x.shape)
 
 
 def _choices(fn: Any, x: Array) -> Array:
-    n = jnp.asarray(fn.total_count, float)
+    _, n = _trials(fn, x)
     return gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
 
 
+def log_levels(fn: Any) -> Array:
+    """Give a categorical's log probabilities, (…, levels), as NumPyro takes them: probabilities as they are."""
+    return fn.logits if isinstance(fn, dist.CategoricalProbs) else jax.nn.log_softmax(fn.logits, axis=-1)
+
+
 def _categorical(fn: Any, *_: Any) -> Any:
-    return jnp.zeros(()), (jax.nn.log_softmax(fn.logits, axis=-1),)
+    return jnp.zeros(()), (log_levels(fn),)
 
 
 def _gamma(fn: Any) -> Any:

@@ -156,7 +156,14 @@ class FoldedStep:
         nothing: Any = ()
         numbers = (prepared.centre, prepared.scale, jnp.zeros(()))
         return MixtureProblem(
-            prepared.rows, weights, None, *numbers, nothing, jnp.zeros(()), family, False  # type: ignore[arg-type]
+            prepared.rows,
+            weights,
+            None,
+            *numbers,
+            nothing,
+            jnp.zeros(()),
+            family,
+            False,  # type: ignore[arg-type]
         )
 
     def _record(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -184,7 +191,8 @@ class FoldedStep:
             places = dict(zip((index for _, index in family.statistics), term.pieces, strict=True))
             spans = [slice(places[index].start, places[index].stop) for index in sorted(places)]
             moved = (
-                tuple(jnp.reshape(values[span], term.columns) for span in spans) for values in (centres, scales)
+                tuple(jnp.reshape(values[span], term.columns) for span in spans)
+                for values in (centres, scales)
             )
             total, found = coefficients(term, family, peeled.fn, *moved, site, layout, sites)
             constant = constant + total
@@ -228,9 +236,7 @@ class FoldedStep:
         natural = self.natural(parameters, prepared)
         return jnp.sum(posterior.sums * natural.table) + self._beside(natural, prepared)
 
-    def noise(
-        self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any
-    ) -> Statistics:
+    def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Statistics:
         """Give the sums of random responsibilities: those of Gaussian noise, the same as `Joint.noise`'s."""
         del parameters
         prepared, layout = self._ready(args, kwargs), self.layout
@@ -249,12 +255,16 @@ class FoldedStep:
         return Statistics(sums, jnp.zeros(()))
 
     @partial(jax.jit, static_argnums=0)
-    def compare(self, parameters: Parameters, prepared: Prepared, chosen: Array) -> tuple[Array, Array, Array]:
+    def compare(
+        self, parameters: Parameters, prepared: Prepared, chosen: Array
+    ) -> tuple[Array, Array, Array]:
         """Give log p(x_n, z_n = k) of some rows by the program's own densities, by T · η, and its largest term."""
         layout, sites = self.layout, self.sites
         record = self._record(parameters, prepared.args, prepared.kwargs)
         natural = self.natural(parameters, prepared)
-        rows = (prepared.rows[chosen].astype(float) - prepared.centre.astype(float)) * prepared.scale.astype(float)
+        rows = (prepared.rows[chosen].astype(float) - prepared.centre.astype(float)) * prepared.scale.astype(
+            float
+        )
         features = self.family.features(rows)
         table, size = features @ natural.table, jnp.abs(features) @ jnp.abs(natural.table)
         alone = iter(natural.shared)
@@ -288,9 +298,9 @@ class FoldedStep:
 
         logs = jnp.asarray(logs)
         spread = jnp.moveaxis(logs, -1, 0) if logs.ndim else logs
-        parts = jax.vmap(
-            lambda one: by_latents(one[..., None], 0, row, site, self.layout, self.sites)
-        )(jnp.broadcast_to(spread, (rows, *spread.shape[1:])))
+        parts = jax.vmap(lambda one: by_latents(one[..., None], 0, row, site, self.layout, self.sites))(
+            jnp.broadcast_to(spread, (rows, *spread.shape[1:]))
+        )
         return jnp.reshape(jnp.broadcast_to(parts, (rows, *self.layout.sizes)), (rows, -1))
 
 
@@ -309,8 +319,9 @@ def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedSte
     def run(theta: Parameters) -> list[Array]:
         record = trace_enumerated(joint.program, args, kwargs, sites, theta)[0]
         layout = found["layout"] = read_layout(record, sites, joint.absorbed)
-        read = [jnp.concatenate([jnp.ravel(one) for one in columns_of(t, record[t.site])]) for t in layout.terms]
-        found["kinds"] = {name: type(peel(record[name]["fn"]).fn).__name__ for name in layout.offsets}
+        read = [
+            jnp.concatenate([jnp.ravel(one) for one in columns_of(t, record[t.site])]) for t in layout.terms
+        ]
         return read + [offset_of(name, record[name], layout, sites) for name in layout.offsets]
 
     shapes = {name: jax.ShapeDtypeStruct(site.shape, float) for name, site in sites.parameters.items()}
@@ -320,7 +331,7 @@ def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedSte
         if not positions:
             continue
         if name in layout.offsets:
-            raise NotRecognised(f"site '{name}' ~ {found['kinds'][name]} is of no family that is known")
+            raise NotRecognised(layout.unknown[name])
         raise NotRecognised(f"what is observed at site '{name}' hangs on a parameter")
     step = FoldedStep(joint, layout)
     prepared = step.prepare(args, kwargs)

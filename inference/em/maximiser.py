@@ -71,7 +71,9 @@ def read_blocks(
             rest.append(site)
         else:
             blocks.append(found)
-    blocks = _in_turns(blocks, lambda theta: {s: np.asarray(g) for s, g in slopes(theta).items()}, point, near)
+    blocks = _in_turns(
+        blocks, lambda theta: {s: np.asarray(g) for s, g in slopes(theta).items()}, point, near
+    )
     if rest:
         without = [site for site in rest if site not in by_gradient]
         reason = "chosen"

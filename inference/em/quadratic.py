@@ -69,9 +69,9 @@ def _step(negative: Array, g: Array) -> Array:
 
     def quick() -> Array:
         half = jax.lax.linalg.triangular_solve(factor, g[..., None], left_side=True, lower=True)
-        return jax.lax.linalg.triangular_solve(
-            factor, half, left_side=True, lower=True, transpose_a=True
-        )[..., 0]
+        return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[
+            ..., 0
+        ]
 
     def careful() -> Array:
         return jnp.einsum("...ij,...j->...i", jnp.linalg.pinv(negative, hermitian=True), g)

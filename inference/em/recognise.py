@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from triptych.inference.em.exponential import Exponential, Peeled, peel
+from triptych.inference.em.exponential import Exponential, NotRecognised, Peeled, log_levels, peel
 from triptych.inference.em.family import Array
 from triptych.inference.em.row_features import Piece
 from triptych.inference.enumeration import log_probability, pack
@@ -39,10 +39,6 @@ __all__ = [
 ]
 
 MOST_COMBINATIONS = 64  # of several latents: more are cheaper one by one
-
-
-class NotRecognised(Exception):
-    """Why a program is no table of features times natural parameters, in words."""
 
 
 class Term(NamedTuple):
@@ -71,6 +67,7 @@ class Layout(NamedTuple):
     offsets: tuple[str, ...]
     width: int  # columns of all terms together
     reads: Mapping[str, str]  # site → its statistics, in words
+    unknown: Mapping[str, str]  # offset → what it must not be if it hangs on a parameter, in words
 
     @property
     def combinations(self) -> int:
@@ -98,8 +95,8 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
     if len(latents) > 1 and math.prod(sizes) > MOST_COMBINATIONS:
         raise NotRecognised(f"the discrete latents have {math.prod(sizes)} combinations")
     rows = sites.latents[latents[0]].shape[0]
-    empty = Layout(latents, sizes, plate, rows, (), (), (), 0, {})
-    terms, constants, offsets, width, reads = [], [], [], 0, {}
+    empty = Layout(latents, sizes, plate, rows, (), (), (), 0, {}, {})
+    terms, constants, width, reads, unknown = [], [], 0, {}, {}
     for name in absorbed:
         site = record[name]
         row = _row_of(name, site, plate)
@@ -110,17 +107,24 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
             constants.append(name)
             reads[name] = "1"
         elif peeled.family is None or peeled.masked or not site["is_observed"]:
-            offsets.append(name)  # whether it hangs on a parameter is for `depends_on` to say
+            # Whether it hangs on a parameter is for `depends_on` to say.
+            kind = "masked" if peeled.masked else "of no family that is known"
+            unknown[name] = f"site '{name}' ~ {type(peeled.fn).__name__} is {kind}"
             reads[name] = "a table of its own, which no parameter changes"
         else:
             term = _term(name, site, row, peeled, width, empty, sites)
             terms.append(term)
-            width += math.prod(term.columns) * len(peeled.family.columns(peeled.fn, jnp.ones(term.columns)))
+            width += math.prod(term.columns) * peeled.family.number
             reads[name] = peeled.family.reads
     if not terms:
-        raise NotRecognised("no data site is of an exponential family that is known")
+        raise NotRecognised(next(iter(unknown.values()), "no data site hangs on a discrete latent"))
     return empty._replace(
-        terms=tuple(terms), constants=tuple(constants), offsets=tuple(offsets), width=width, reads=reads
+        terms=tuple(terms),
+        constants=tuple(constants),
+        offsets=tuple(unknown),
+        width=width,
+        reads=reads,
+        unknown=unknown,
     )
 
 
@@ -151,13 +155,15 @@ def constant_of(peeled: Peeled, site: Any, row: int, layout: Layout, sites: Surv
     if name in layout.latents and type(peeled.fn) in (dist.CategoricalProbs, dist.CategoricalLogits):
         # All values in their order: no need to look each of them up.
         own = layout.latents.index(name)
-        table = by_latents(jax.nn.log_softmax(peeled.fn.logits), 1, row, site, layout, sites)
+        table = by_latents(log_levels(peeled.fn), 1, row, site, layout, sites)
         return jnp.moveaxis(jnp.squeeze(table, own), -1, own)
     table = peeled.fn.log_prob(site["value"])
     table = jnp.sum(table, axis=tuple(range(-peeled.events, 0))) if peeled.events else table
     below = row - 1  # batches right of the rows: they add up
     if below and jnp.ndim(table) >= below and peeled.events == 0:
-        table = jnp.sum(jnp.broadcast_to(table, _with_batch(table, site, below)), axis=tuple(range(-below, 0)))
+        table = jnp.sum(
+            jnp.broadcast_to(table, _with_batch(table, site, below)), axis=tuple(range(-below, 0))
+        )
     return by_latents(table, 0, row, site, layout, sites)
 
 
@@ -165,9 +171,7 @@ def _with_batch(table: Array, site: Any, below: int) -> tuple[int, ...]:
     return (*jnp.shape(table)[:-below], *site["fn"].batch_shape[-below:])
 
 
-def _term(
-    name: str, site: Any, row: int, peeled: Peeled, start: int, layout: Layout, sites: Survey
-) -> Term:
+def _term(name: str, site: Any, row: int, peeled: Peeled, start: int, layout: Layout, sites: Survey) -> Term:
     family, fn = peeled.family, site["fn"]
     if family is None:
         raise NotRecognised(f"site '{name}' ~ {type(peeled.fn).__name__} is of no family that is known")
@@ -183,8 +187,7 @@ def _term(
         levels = jnp.shape(peeled.fn.logits)[-1] if kind == "codes" else 0
         pieces.append(Piece(kind, start + index * count, start + (index + 1) * count, levels))
     term = Term(name, row, columns, tuple(pieces), (False,) * len(pieces))
-    number = 1 + max(index for _, index in family.statistics)
-    unmoved = (jnp.zeros(columns),) * number, (jnp.ones(columns),) * number
+    unmoved = (jnp.zeros(columns),) * family.number, (jnp.ones(columns),) * family.number
     _, found = coefficients(term, family, peeled.fn, *unmoved, site, layout, sites)
     shared = tuple(all(size == 1 for size in jnp.shape(one)[:-1]) for one in found)
     return term._replace(shared=shared)

@@ -49,10 +49,10 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         values = [read(var) for var in equation.invars]
         found = _simpler(equation, values)
         if found is None:
-            held = {var: v for var, v in zip(equation.invars, values, strict=True) if not isinstance(var, Literal)}
-            alone = jaxpr.replace(
-                constvars=[], invars=list(held), outvars=equation.outvars, eqns=[equation]
-            )
+            held = {
+                var: v for var, v in zip(equation.invars, values, strict=True) if not isinstance(var, Literal)
+            }
+            alone = jaxpr.replace(constvars=[], invars=list(held), outvars=equation.outvars, eqns=[equation])
             found = jax.core.eval_jaxpr(alone, [], *held.values())
         known.update(zip(equation.outvars, found, strict=True))
     return [read(var) for var in jaxpr.outvars]
@@ -96,9 +96,7 @@ def _simpler(equation: Any, values: Sequence[Any]) -> list[Any] | None:
     return None
 
 
-def _takes_all(
-    parameters: Any, shape: tuple[int, ...], indices: np.ndarray, out: tuple[int, ...]
-) -> bool:
+def _takes_all(parameters: Any, shape: tuple[int, ...], indices: np.ndarray, out: tuple[int, ...]) -> bool:
     """Whether a gather takes every entry of the first axis once, in order, the other axes behind."""
     numbers, rest = parameters["dimension_numbers"], shape[1:]
     behind = tuple(range(len(out) - len(rest), len(out)))
