@@ -150,7 +150,7 @@ def _coefficients(form: Form, x: Array, g: Array, other: Array, g_other: Array) 
 
 
 def agrees(form: Form, gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Give argmax Q if the gradient at further points is what the form predicts from two; in NumPy throughout."""
+    """Give argmax Q if the gradient at further points is what the form predicts from two; in NumPy."""
     with np.errstate(all="ignore"):
         other = form.second(x)
         pair = (x, gradient(x), other, gradient(other))

@@ -179,7 +179,7 @@ def _anneal(problem: DerivedProblem, key: jax.Array, start: Parameters) -> Param
 
 
 def ready(e_step: Any, args: Any, kwargs: Any) -> Any:
-    """Give what an E-step is called with in place of a program's arguments: what it needs only once of them."""
+    """Give what an E-step is called with in place of a program's arguments: prepared once."""
     exact = exact_of(e_step)
     return exact.prepare(args, kwargs) if isinstance(exact, FoldedStep) else args
 

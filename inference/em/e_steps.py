@@ -20,7 +20,7 @@ from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.folded import FoldedStep, folded
 from triptych.inference.em.proof import conditional_step
-from triptych.inference.em.recognise import NotRecognised
+from triptych.inference.em.recognise import NotRecognisedError
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
@@ -120,7 +120,7 @@ class Exact:
         joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
         try:
             return folded(joint, bound.args, bound.kwargs, bound.parameters)
-        except NotRecognised as reason:
+        except NotRecognisedError as reason:
             return dataclasses.replace(joint, reason=str(reason))
 
 

@@ -2,10 +2,10 @@
 
     log p(x | φ) = A(φ) + Σ_j c_j(φ) T_j(x) + h(x)
 
-A family names columns computed from x (x itself, log x, …), the statistics of each column ("linear": the column;
-"squares"; "outer": products of two; "codes": one indicator a level), A and the c_j, and h. Columns come as
-y = (x − centre) · scale, and A and c are those of y, so that squares of far-off rows do not cancel: a normal's
-are (with m = (μ − centre) scale, P = 1/(σ scale)²)
+A family names columns computed from x (x itself, log x, …), the statistics of each column ("linear": the
+column; "squares"; "outer": products of two; "codes": one indicator a level), A and the c_j, and h. Columns
+come as y = (x − centre) · scale, and A and c are those of y, so that squares of far-off rows do not cancel: a
+normal's are (with m = (μ − centre) scale, P = 1/(σ scale)²)
 
     A = −½ P m² − log σ − ½ log 2π,        c = (P m, −½ P)        for T = (y, y²)
 """
@@ -26,10 +26,10 @@ from numpyro.distributions.util import clamp_probs
 from triptych.inference.em.family import Array
 from triptych.models.distributions import BernoulliVector, GaussianVector
 
-__all__ = ["FAMILIES", "Exponential", "NotRecognised", "Peeled", "log_levels", "peel"]
+__all__ = ["FAMILIES", "Exponential", "NotRecognisedError", "Peeled", "log_levels", "peel"]
 
 
-class NotRecognised(Exception):
+class NotRecognisedError(Exception):
     """Why a program is no table of features times natural parameters, in words."""
 
 
@@ -43,7 +43,7 @@ class Exponential:
 
     `columns(fn, x)` gives arrays of the shape of x; `statistics` are pairs (kind, index of the column);
     `natural(fn, centres, scales)` gives A and one coefficient array for each statistic ("outer": (…, D, D),
-    "codes": (…, levels)), of the shape of the parameters; `base(fn, x)` is h. `moved` says whether columns are
+    "codes": (…, levels)), of the shape of the parameters; `base(fn, x)` is h. `moved`: whether columns are
     centred and scaled: those of zeros and ones are not.
     """
 
@@ -85,7 +85,7 @@ def _normal(fn: Any, centres: tuple[Array, ...], scales: tuple[Array, ...]) -> A
 
 
 def _gaussian(fn: Any, centres: tuple[Array, ...], scales: tuple[Array, ...]) -> Any:
-    """The normal's with P = (S Σ S)⁻¹ in place of 1/(σ scale)²."""
+    """Give the normal's with P = (S Σ S)⁻¹ in place of 1/(σ scale)²."""
     mean, root = (fn.loc - centres[0]) * scales[0], fn.scale_tril * scales[0][..., :, None]
     inverse = _inverse(root)
     precision = jnp.swapaxes(inverse, -1, -2) @ inverse
@@ -130,7 +130,7 @@ def _trials(fn: Any, x: Array) -> tuple[Array, ...]:
     trials, x = jnp.asarray(fn.total_count, float), jnp.asarray(x)
     more = max(trials.ndim - x.ndim, 0)
     if any(size > 1 for size in trials.shape[:more]):
-        raise NotRecognised("the number of trials of a Binomial hangs on a latent")
+        raise NotRecognisedError("the number of trials of a Binomial hangs on a latent")
     return x, jnp.broadcast_to(trials.reshape(trials.shape[more:]), x.shape)
 
 
@@ -140,7 +140,7 @@ def _choices(fn: Any, x: Array) -> Array:
 
 
 def log_levels(fn: Any) -> Array:
-    """Give a categorical's log probabilities, (…, levels), as NumPyro takes them: probabilities as they are."""
+    """Give a categorical's log probabilities, (…, levels); like NumPyro, do not normalise `probs`."""
     return fn.logits if isinstance(fn, dist.CategoricalProbs) else jax.nn.log_softmax(fn.logits, axis=-1)
 
 

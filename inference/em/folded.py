@@ -2,8 +2,8 @@
 
     log p(x_n, z_n = k | θ) = T(x_n) · η_k(θ) + B(x_n) · c(θ) + h(x_n)
 
-T is computed chunk by chunk, η by running the program at θ without looking at its rows, and the posterior that
-the M-step is given is the sums S = Σ_n T(x_n) r_nᵀ (`fold.py`). So
+T is computed chunk by chunk, η by running the program at θ without looking at its rows, and the posterior
+that the M-step is given is the sums S = Σ_n T(x_n) r_nᵀ (`fold.py`). So
 
     Q(θ') = Σ S ∘ η(θ') + Σ_n B(x_n) · c(θ') + Σ_n h(x_n) + log p(θ')
 
@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.em.exponential import peel
 from triptych.inference.em.expected import Joint
+from triptych.inference.em.exponential import peel
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, fold_at, over_chunks
 from triptych.inference.em.recognise import (
     Layout,
-    NotRecognised,
+    NotRecognisedError,
     coefficients,
     columns_of,
     constant_of,
@@ -258,7 +258,7 @@ class FoldedStep:
     def compare(
         self, parameters: Parameters, prepared: Prepared, chosen: Array
     ) -> tuple[Array, Array, Array]:
-        """Give log p(x_n, z_n = k) of some rows by the program's own densities, by T · η, and its largest term."""
+        """Give log p(x_n, z_n = k) of some rows by the program's densities and by T · η, and Σ |T η|."""
         layout, sites = self.layout, self.sites
         record = self._record(parameters, prepared.args, prepared.kwargs)
         natural = self.natural(parameters, prepared)
@@ -309,7 +309,7 @@ def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedSte
 
     Raises
     ------
-    NotRecognised : the program is not of this form; the text says why.
+    NotRecognisedError : the program is not of this form; the text says why.
     """
     from triptych.inference.enumeration import trace_enumerated
 
@@ -331,16 +331,16 @@ def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedSte
         if not positions:
             continue
         if name in layout.offsets:
-            raise NotRecognised(layout.unknown[name])
-        raise NotRecognised(f"what is observed at site '{name}' hangs on a parameter")
+            raise NotRecognisedError(layout.unknown[name])
+        raise NotRecognisedError(f"what is observed at site '{name}' hangs on a parameter")
     step = FoldedStep(joint, layout)
     prepared = step.prepare(args, kwargs)
     if not bool(prepared.fine):
-        raise NotRecognised("a row has a cell that is not finite, or outside its site's support")
+        raise NotRecognisedError("a row has a cell that is not finite, or outside its site's support")
     chosen = np.unique(np.linspace(0, layout.rows - 1, CHECKED).astype(int))
     direct, table, size = (np.asarray(one) for one in step.compare(point, prepared, chosen))
     alive = direct > -0.1 * ABYSS
     worst = np.max(np.abs(direct - table) / np.maximum(size, 1.0), initial=0.0, where=alive)
     if not (np.all(np.isfinite(size)) and worst < AGREEMENT and np.all(table[~alive] < -0.01 * ABYSS)):
-        raise NotRecognised("the table of features differs from the program's own densities")
+        raise NotRecognisedError("the table of features differs from the program's own densities")
     return step

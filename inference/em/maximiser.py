@@ -160,7 +160,7 @@ def maximise(
                 current = _ascend(expected, current, {site: supports[site] for site in block.sites})
                 continue
             (site,) = block.sites
-            gradient = jax.grad(lambda x, site=site: expected({**current, site: x}))
+            gradient = jax.grad(lambda x, site=site, held=current: expected({**held, site: x}))
             proposal = newton(gradient, current[site], block.how, together=together)
             current[site] = _kept(proposal, current[site], supports[site])
     return current

@@ -1,14 +1,15 @@
 """Real-valued parameters in which Q is quadratic: one Newton step is the maximum (means, least squares).
 
-Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are its
-derivatives anywhere (to look at its shape, differences). H is taken as diagonal, as one block for each leading index (a mean vector a component), or dense,
-whichever is the first to predict the gradient at random points.
+Q(x) = c + gᵀ(x − x₀) + ½ (x − x₀)ᵀ H (x − x₀). The gradient is affine, so H's columns are its derivatives
+anywhere (to look at its shape, differences). H is taken as diagonal, as one block for each leading index (a
+mean vector a component), or dense, whichever is the first to predict the gradient at random points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp

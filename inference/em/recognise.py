@@ -7,8 +7,8 @@ All discrete latents are in one plate, that of the rows. A site that hangs on th
     a constant  its log probability itself has one row only: log p(z_n = k | θ)
     an offset   its log probability hangs on the row and on z, but on no parameter (a label that is known)
 
-and what T reads of x must hang on no parameter. The shapes prove it for any θ and any rows; anything else gives
-`NotRecognised` with the reason.
+and what T reads of x must hang on no parameter. The shapes prove it for any θ and any rows; anything else
+gives `NotRecognisedError` with the reason.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from triptych.inference.em.exponential import Exponential, NotRecognised, Peeled, log_levels, peel
+from triptych.inference.em.exponential import Exponential, NotRecognisedError, Peeled, log_levels, peel
 from triptych.inference.em.family import Array
 from triptych.inference.em.row_features import Piece
 from triptych.inference.enumeration import log_probability, pack
@@ -29,7 +28,7 @@ from triptych.inference.survey import Survey
 
 __all__ = [
     "Layout",
-    "NotRecognised",
+    "NotRecognisedError",
     "Term",
     "coefficients",
     "columns_of",
@@ -44,8 +43,8 @@ MOST_COMBINATIONS = 64  # of several latents: more are cheaper one by one
 class Term(NamedTuple):
     """A data site of an exponential family.
 
-    site : its name. row : the rows' dimension, counted from the right of the batch. columns : shape of one row.
-    pieces : statistics, of columns of all terms together. shared : which have coefficients that no latent moves.
+    site : its name. row : the rows' dimension, counted from the right of the batch. columns : shape of one
+    row. pieces : statistics, of columns of all terms together. shared : which of them no latent changes.
     """
 
     site: str
@@ -80,20 +79,20 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
 
     Raises
     ------
-    NotRecognised : they do not; the text names the site and the reason.
+    NotRecognisedError : they do not; the text names the site and the reason.
     """
     latents = tuple(sites.latents)
     if not latents:
-        raise NotRecognised("the program has no discrete latent")
+        raise NotRecognisedError("the program has no discrete latent")
     if sites.scales or sites.random or any(latent.chain for latent in sites.latents.values()):
-        raise NotRecognised("a plate is subsampled, or a latent is inside a `scan`")
+        raise NotRecognisedError("a plate is subsampled, or a latent is inside a `scan`")
     plates = {latent.plates for latent in sites.latents.values()}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
-        raise NotRecognised("the discrete latents are not all in one plate of rows, and in no other")
+        raise NotRecognisedError("the discrete latents are not all in one plate of rows, and in no other")
     ((plate,),) = plates
     sizes = tuple(sites.latents[name].size for name in latents)
     if len(latents) > 1 and math.prod(sizes) > MOST_COMBINATIONS:
-        raise NotRecognised(f"the discrete latents have {math.prod(sizes)} combinations")
+        raise NotRecognisedError(f"the discrete latents have {math.prod(sizes)} combinations")
     rows = sites.latents[latents[0]].shape[0]
     empty = Layout(latents, sizes, plate, rows, (), (), (), 0, {}, {})
     terms, constants, width, reads, unknown = [], [], 0, {}, {}
@@ -101,7 +100,7 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
         site = record[name]
         row = _row_of(name, site, plate)
         if site["scale"] is not None:
-            raise NotRecognised(f"site '{name}' is scaled")
+            raise NotRecognisedError(f"site '{name}' is scaled")
         peeled = peel(site["fn"])
         if _is_constant(peeled, site, row, empty, sites):
             constants.append(name)
@@ -117,7 +116,7 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
             width += math.prod(term.columns) * peeled.family.number
             reads[name] = peeled.family.reads
     if not terms:
-        raise NotRecognised(next(iter(unknown.values()), "no data site hangs on a discrete latent"))
+        raise NotRecognisedError(next(iter(unknown.values()), "no data site hangs on a discrete latent"))
     return empty._replace(
         terms=tuple(terms),
         constants=tuple(constants),
@@ -131,10 +130,10 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
 def _row_of(name: str, site: Mapping[str, Any], plate: str) -> int:
     frames = {frame.name: frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None}
     if plate not in frames:
-        raise NotRecognised(f"site '{name}' is outside the plate '{plate}'")
+        raise NotRecognisedError(f"site '{name}' is outside the plate '{plate}'")
     row = -frames[plate]
     if any(-dim > row for dim in frames.values()):
-        raise NotRecognised(f"site '{name}' is in a plate around '{plate}'")
+        raise NotRecognisedError(f"site '{name}' is in a plate around '{plate}'")
     return row
 
 
@@ -144,7 +143,7 @@ def _is_constant(peeled: Peeled, site: Any, row: int, layout: Layout, sites: Sur
         return False
     try:
         constant_of(peeled, site, row, layout, sites)
-    except NotRecognised:
+    except NotRecognisedError:
         return False
     return True
 
@@ -174,14 +173,14 @@ def _with_batch(table: Array, site: Any, below: int) -> tuple[int, ...]:
 def _term(name: str, site: Any, row: int, peeled: Peeled, start: int, layout: Layout, sites: Survey) -> Term:
     family, fn = peeled.family, site["fn"]
     if family is None:
-        raise NotRecognised(f"site '{name}' ~ {type(peeled.fn).__name__} is of no family that is known")
+        raise NotRecognisedError(f"site '{name}' ~ {type(peeled.fn).__name__} is of no family that is known")
     depth = row - 1 + peeled.events + family.event
     columns = (tuple(fn.batch_shape) + tuple(fn.event_shape))[-depth:] if depth else ()
     if family.event and depth != family.event:
-        raise NotRecognised(f"site '{name}' has several vectors a row")
+        raise NotRecognisedError(f"site '{name}' has several vectors a row")
     value = jnp.shape(site["value"])
     if value != (layout.rows, *columns):
-        raise NotRecognised(f"site '{name}' has shape {value}, not one value a row and column")
+        raise NotRecognisedError(f"site '{name}' has shape {value}, not one value a row and column")
     count, pieces = math.prod(columns), []
     for kind, index in family.statistics:
         levels = jnp.shape(peeled.fn.logits)[-1] if kind == "codes" else 0
@@ -234,12 +233,13 @@ def coefficients(
     layout: Layout,
     sites: Survey,
 ) -> tuple[Array, list[Array]]:
-    """Give A summed over a row's columns, (K…), and the coefficients of each piece, (K…, width); 1 for K where
-    a latent does not move them.
+    """Give A summed over a row's columns, (K…), and the coefficients of each piece, (K…, width).
+
+    K is 1 where a latent does not change them.
 
     Raises
     ------
-    NotRecognised : a parameter hangs on the row.
+    NotRecognisedError : a parameter hangs on the row.
     """
     constant, found = family.natural(fn, centres, scales)
     if family.event:
@@ -272,7 +272,7 @@ def _flat(
 def by_latents(
     values: Array, behind: int, row: int, site: Mapping[str, Any], layout: Layout, sites: Survey
 ) -> Array:
-    """Give an array (…, row, `behind` axes) one axis a latent in place of what is before them, the row gone."""
+    """Give an array (…, row, `behind` axes) one axis a latent in place of `…` and the row."""
     values = jnp.asarray(values)
     lead = values.ndim - behind
     names = site["infer"]["dim_to_name"]
@@ -282,8 +282,8 @@ def by_latents(
         if size == 1:
             continue
         if dim >= -sites.nesting or names.get(dim) not in layout.latents:
-            what = type(peel(site["fn"]).fn).__name__
-            raise NotRecognised(f"site '{site['name']}' ~ {what} has parameters that change with the row")
+            what = f"site '{site['name']}' ~ {type(peel(site['fn']).fn).__name__}"
+            raise NotRecognisedError(f"{what} has parameters that change with the row")
         kept.append(names[dim])
     tail = values.shape[lead:]
     values = jnp.reshape(values, (*(size for size in values.shape[:lead] if size > 1), *tail))

@@ -1,8 +1,8 @@
 """A function without the indexing that does nothing: `means[z]` where z runs through 0, …, K − 1 is `means`.
 
 An enumerated latent is the constant (0, …, K − 1), of shape (K, 1), and programs index by it. XLA keeps the
-gather, and turns its transpose in a gradient into a loop over K. Here integers that hang on no input are worked
-out while a program is traced, and a gather by all indices in their order becomes a reshape.
+gather, and turns its transpose in a gradient into a loop over K. Here integers that hang on no input are
+worked out while a program is traced, and a gather by all indices in their order becomes a reshape.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def steps(
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_folded_e_step_is_the_enumerated_one(name: str, key: jax.Array) -> None:
-    """At other θ than those it was checked at: the objective, Q and its slope, also under random posteriors."""
+    """At θ it was not checked at: the objective, Q and its slope, Q under random posteriors."""
     program, kind = PROGRAMS[name]
     step, joint, args, (_, at, to) = steps(program, draw(kind))
     assert isinstance(step, FoldedStep), joint.reason
@@ -305,7 +305,7 @@ def test_iterates_are_those_of_the_enumerated_route(name: str, monkeypatch: pyte
     from triptych.inference.em import e_steps
 
     def refuse(*_: Any) -> Any:
-        raise e_steps.NotRecognised("not tried")
+        raise e_steps.NotRecognisedError("not tried")
 
     program, kind = PROGRAMS[name]
     call = Call((draw(kind),), {}, None, "map", "em")
@@ -407,7 +407,7 @@ def test_a_bootstrap_of_a_folded_program_is_that_of_the_enumerated_one(
     from triptych.inference.em import e_steps
 
     def refuse(*_: Any) -> Any:
-        raise e_steps.NotRecognised("not tried")
+        raise e_steps.NotRecognisedError("not tried")
 
     program, kind = PROGRAMS["poisson"]
     x = np.asarray(draw(kind))
