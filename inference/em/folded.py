@@ -152,18 +152,20 @@ class FoldedStep:
             problem, lambda rows, *_: tuple(jnp.sum(statistics_of(rows, p), axis=0) for p in pieces)
         )
 
-    def _problem(self, prepared: Prepared, family: RowFamily, weights: Array | None = None) -> MixtureProblem:
+    def _problem(self, prepared: Prepared, family: Any, weights: Array | None = None) -> MixtureProblem:
+        """Give what a fold reads; its parts that are for closed-form M-steps are empty."""
         nothing: Any = ()
-        numbers = (prepared.centre, prepared.scale, jnp.zeros(()))
         return MixtureProblem(
-            prepared.rows,
-            weights,
-            None,
-            *numbers,
-            nothing,
-            jnp.zeros(()),
-            family,
-            False,  # type: ignore[arg-type]
+            rows=prepared.rows,
+            weights=weights,
+            labels=None,
+            centre=prepared.centre,
+            inverse_scale=prepared.scale,
+            totals=jnp.zeros(()),
+            hyper=nothing,
+            constant=jnp.zeros(()),
+            family=family,
+            with_prior=False,
         )
 
     def _record(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -266,16 +268,18 @@ class FoldedStep:
             float
         )
         features = self.family.features(rows)
-        table, size = features @ natural.table, jnp.abs(features) @ jnp.abs(natural.table)
+        coefficient = jnp.asarray(natural.table)
+        table, size = features @ coefficient, jnp.abs(features) @ jnp.abs(coefficient)
         alone = iter(natural.shared)
         direct = jnp.zeros((len(chosen), layout.combinations))
         for term in layout.terms:
             site = record[term.site]
             peeled = peel(site["fn"])
-            values = site["value"][chosen]
-            logs = peeled.fn.log_prob(values)
+            own = hasattr(peeled.fn, "total_count")  # trials may be one number a row
+            logs = peeled.fn.log_prob(site["value"] if own else site["value"][chosen])
             depth = len(term.columns) - (peeled.family.event if peeled.family else 0)
             logs = jnp.sum(logs, axis=tuple(range(-depth, 0))) if depth else logs
+            logs = logs[..., chosen] if own else logs
             direct += self._one_table(logs, len(chosen), term.row, site)
             for piece, shared in zip(term.pieces, term.shared, strict=True):
                 if shared:

@@ -91,7 +91,7 @@ def _read(gradient: Gradient, point: Point, site: str, points: np.ndarray) -> Bl
     while isinstance(base, constraints._IndependentConstraint):
         base = base.base_constraint
     if base is constraints.real or base is constraints.real_vector:
-        shape = quadratic_shape(gradient, x, points)
+        shape = quadratic_shape(gradient, x, list(points))
         return None if shape is None else Block((site,), "quadratic", shape)
     for form in forms_for(support):
         maximum = agrees(form, gradient, x, list(points))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jax.extend.core import Literal
 
@@ -42,7 +43,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
 
     def read(var: Any) -> Any:
         if isinstance(var, Literal):
-            return np.asarray(var.val, var.aval.dtype) if _countable(var.aval) else var.val
+            return np.asarray(var.val, np.dtype(var.val.dtype)) if _countable(var.val) else var.val
         return known[var]
 
     for equation in jaxpr.eqns:

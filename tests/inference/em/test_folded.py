@@ -32,7 +32,8 @@ def latent() -> tuple[Any, Any]:
 
 
 def chosen(weights: Any) -> Any:
-    return numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+    fn: Any = dist.Categorical(weights)
+    return numpyro.sample("z", fn, infer={"enumerate": "parallel"})
 
 
 def each(name: str, prior: Any, columns: int | None = D) -> Any:
@@ -103,7 +104,7 @@ def several(x: Any) -> None:
         levels = jnp.asarray(numpyro.sample("levels", dist.Dirichlet(jnp.full(4, 1.5))))
     with rows:
         z = chosen(weights)
-        kind = numpyro.sample("kind", dist.Bernoulli(share), infer={"enumerate": "parallel"})
+        kind = numpyro.sample("kind", dist.BernoulliProbs(share), infer={"enumerate": "parallel"})
         numpyro.sample("length", dist.Normal(means[z] + kind, 1.5), obs=x["length"])
         numpyro.sample("yes", dist.Binomial(probs=probs[z], total_count=x["trials"]), obs=x["yes"])
         numpyro.sample("count", dist.Poisson(rates[kind]), obs=x["count"])
@@ -264,7 +265,7 @@ def crossed(x: Any) -> None:
     """A latent for the rows and one for the whole."""
     weights, rows = latent()
     means = each("means", REAL)
-    kind = numpyro.sample("kind", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+    kind = jnp.asarray(numpyro.sample("kind", dist.BernoulliProbs(0.3), infer={"enumerate": "parallel"}))
     with rows:
         z = chosen(weights)
         numpyro.sample("x", dist.Normal(means[z] + kind[..., None], 1.0).to_event(1), obs=x)
@@ -348,7 +349,7 @@ def test_float32_rows_far_off_centre_give_the_answer_of_float64() -> None:
     for rows in (x, x.astype(np.float64)):
         kernel = derive(program, Call((rows,), {}, None, "map", "em"))
         assert isinstance(kernel.problem.shape.e_step, FoldedStep)
-        theta = scattered(kernel.problem.shape.sites, 1)[0]
+        theta, objective = scattered(kernel.problem.shape.sites, 1)[0], np.nan
         step = jax.jit(lambda problem, theta: problem.step(theta)[:2])
         for _ in range(20):
             theta, objective = step(kernel.problem, theta)
@@ -375,7 +376,7 @@ def test_hard_and_annealed_steps_rest_on_the_fold(key: jax.Array) -> None:
     x = np.asarray(draw(kind))
     fit = EM(program, e_step="hard", restarts=4, draws=0).run(key, x)
     assert fit.status.ok
-    kernel = EM(program, e_step="hard").bind(x)
+    kernel: Any = EM(program, e_step="hard").bind(x)
     assert isinstance(kernel.problem.shape.e_step.exact, FoldedStep)
     table = np.asarray(jax.nn.one_hot(np.argmax(fit.responsibilities(x)["z"], axis=-1), K))
     np.testing.assert_allclose(table.sum(0), N * (fit.parameters["weights"] * (N + K) / N - 1 / N), atol=1e-4)
