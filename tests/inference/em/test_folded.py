@@ -61,7 +61,7 @@ def gaussian(by: str) -> Callable[[Any], None]:
     def program(x: Any) -> None:
         weights, rows = latent()
         means = each("means", dist.Normal(0.0, 5.0))
-        with numpyro.plate("matrices", K):
+        with numpyro.plate("components of matrices", K):
             prior = dist.Wishart if by == "precision_matrix" else dist.InverseWishart
             matrices = jnp.asarray(numpyro.sample("matrices", prior(D + 3.0, jnp.eye(D))))
         given = jnp.linalg.cholesky(matrices) if by == "scale_tril" else matrices
@@ -332,19 +332,20 @@ def test_iterates_are_those_of_the_enumerated_route(name: str, monkeypatch: pyte
 def test_float32_rows_far_off_centre_give_the_answer_of_float64() -> None:
     """Mean 1e6 and sd 1, and columns in units of 1e-6 and 1e6."""
 
+    middle, unit = np.array([1e6, 0.0, 0.0]), np.array([1.0, 1e-6, 1e6])
+
     def program(x: Any) -> None:
-        unit = jnp.std(x, axis=0)
         weights, rows = latent()
         offsets = each("offsets", dist.Normal(0.0, 3.0))
         variances = each("variances", dist.InverseGamma(2.0, 1.0))
         with rows:
             z = chosen(weights)
-            fn = dist.Normal(jnp.mean(x, axis=0) + unit * offsets[z], unit * jnp.sqrt(variances[z]))
+            fn = dist.Normal(middle + unit * offsets[z], unit * jnp.sqrt(variances[z]))
             numpyro.sample("x", fn.to_event(1), obs=x)
 
     generator = np.random.default_rng(1)
     x = 4.0 * generator.integers(0, K, (N, 1)) + generator.normal(size=(N, D))
-    x = (x * np.array([1.0, 1e-6, 1e6]) + np.array([1e6, 0.0, 0.0])).astype(np.float32)
+    x = (x * unit + middle).astype(np.float32)
     ends = []
     for rows in (x, x.astype(np.float64)):
         kernel = derive(program, Call((rows,), {}, None, "map", "em"))
