@@ -20,7 +20,7 @@ from triptych.inference.scans import Chain, before, is_scan
 from triptych.inference.survey import Survey
 from triptych.inference.tracing import Program, tracing
 
-__all__ = ["Factor", "Run", "run_enumerated"]
+__all__ = ["Factor", "Run", "log_probability", "pack", "run_enumerated", "trace_enumerated"]
 
 
 class Factor(NamedTuple):
@@ -127,7 +127,7 @@ class _Deterministic(Messenger):
         return taken
 
 
-def _log_prob(site: Mapping[str, Any], plate_scales: Mapping[str, float], size: int | None) -> Any:
+def log_probability(site: Mapping[str, Any], plate_scales: Mapping[str, float], size: int | None) -> Any:
     """Give a site's log probability; `size` is K for a discrete latent."""
     fn, value = site["fn"], site["value"]
     log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
@@ -143,7 +143,7 @@ def _log_prob(site: Mapping[str, Any], plate_scales: Mapping[str, float], size: 
     return log_prob
 
 
-def _pack(log_prob: Any, site: Mapping[str, Any], sites: Survey, in_scan: bool) -> Factor:
+def pack(log_prob: Any, site: Mapping[str, Any], sites: Survey, in_scan: bool) -> Factor:
     """Name the axes of a log probability: plates to the right, enumerated latents to the left."""
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.dim is not None}
     names = site["infer"]["dim_to_name"]
@@ -183,6 +183,21 @@ def run_enumerated(
     values : site → value of the continuous sites (and params, plates).
     probes : latent → an integer zero added to its enumerated index, to follow what depends on it.
     """
+    record, scans, deterministic = trace_enumerated(program, args, kwargs, sites, values, probes)
+    factors = _pack_all(record, sites) | scans
+    supports = {name: record[name]["fn"].support for name in sites.parameters}
+    return Run(factors, deterministic, supports)
+
+
+def trace_enumerated(
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    sites: Survey,
+    values: Mapping[str, Any],
+    probes: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Factor], dict[str, Any]]:
+    """Give the sites of an enumerated run, the factors of its scans, and its deterministic values."""
     deterministic, recorder = _Deterministic(), _Record()
     enumerate_latents = _Enumerate(sites, probes or {}, (recorder, deterministic))
     with (
@@ -194,10 +209,7 @@ def run_enumerated(
         tracing(program),
     ):
         program(*args, **kwargs)
-    record = recorder.trace
-    factors = _pack_all(record, sites) | enumerate_latents.factors
-    supports = {name: record[name]["fn"].support for name in sites.parameters}
-    return Run(factors, deterministic.values, supports)
+    return recorder.trace, enumerate_latents.factors, deterministic.values
 
 
 def _pack_all(record: Mapping[str, Any], sites: Survey, in_scan: bool = False) -> dict[str, Factor]:
@@ -206,5 +218,5 @@ def _pack_all(record: Mapping[str, Any], sites: Survey, in_scan: bool = False) -
     for name, site in record.items():
         if site["type"] == "sample":
             size = sites.latents[name].size if name in sites.latents else None
-            factors[name] = _pack(_log_prob(site, sites.scales, size), site, sites, in_scan)
+            factors[name] = pack(log_probability(site, sites.scales, size), site, sites, in_scan)
     return factors

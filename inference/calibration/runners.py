@@ -144,7 +144,7 @@ def _binding(algorithm: EM, posterior: Posterior) -> Callable[[Any], Any]:
     first: Any = dataclasses.replace(algorithm, model=program).bind(*posterior.example)
 
     def again(arrays: Any) -> Any:
-        return dataclasses.replace(first, problem=dataclasses.replace(first.problem, args=tuple(arrays)))
+        return dataclasses.replace(first, problem=first.problem.on(tuple(arrays)))
 
     return again
 

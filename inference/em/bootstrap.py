@@ -140,7 +140,7 @@ def _resampled(
 
 def _rebound(kernel: Any, arrays: Sequence[Any]) -> Any:
     """Give a derived kernel other data of the same shape: what was proved of the program holds for them."""
-    problem = dataclasses.replace(kernel.problem, args=tuple(jnp.asarray(array) for array in arrays))
+    problem = kernel.problem.on(tuple(jnp.asarray(array) for array in arrays))
     return dataclasses.replace(kernel, problem=problem)
 
 

@@ -14,15 +14,16 @@ into them:
 
 Each row says: some transform y of the gradient is affine in some transform t of x, y = α + β t. Two points
 give α and β, a third and a fourth, drawn at random, must agree to 1e-7: otherwise the site has another shape,
-and no closed form is claimed.
+and no closed form is claimed. The same functions serve the M-step, compiled, and this check, in NumPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from triptych.inference.em.family import Array
 
@@ -57,30 +58,30 @@ def _power(p: int) -> Form:
 
 def _unit() -> Form:
     def argmax(alpha: Array, beta: Array) -> Array:
-        return jnp.clip(-alpha / beta, EDGE, 1.0 - EDGE)
+        return (-alpha / beta).clip(EDGE, 1.0 - EDGE)
 
     return Form(
         "log x, log(1 − x)",
         0,
         lambda x, g: (x, x * (1 - x) * g),
         argmax,
-        lambda x: jnp.where(x < 0.5, x + 0.3, x - 0.3),
+        lambda x: x + 0.3 - 0.6 * (x >= 0.5),
     )
 
 
 def _simplex() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
         # The gradient along the softmax: x_k (g_k − Σ_j x_j g_j).
-        return x, x * (g - jnp.sum(x * g, axis=-1, keepdims=True))
+        return x, x * (g - (x * g).sum(axis=-1, keepdims=True))
 
     def argmax(alpha: Array, beta: Array) -> Array:
         del beta
-        mass = jnp.maximum(alpha, 0.0)
-        return mass / jnp.sum(mass, axis=-1, keepdims=True)
+        mass = alpha.clip(0.0)
+        return mass / mass.sum(axis=-1, keepdims=True)
 
     def second(x: Array) -> Array:
-        ramp = x * jnp.linspace(1.0, 2.0, x.shape[-1])
-        return ramp / jnp.sum(ramp, axis=-1, keepdims=True)
+        ramp = x * np.linspace(1.0, 2.0, x.shape[-1])
+        return ramp / ramp.sum(axis=-1, keepdims=True)
 
     return Form("log x on the simplex", 1, transform, argmax, second)
 
@@ -94,15 +95,17 @@ def _covariance() -> Form:
 
 def _precision() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
-        return jnp.linalg.inv(x), _even(g)
+        return _inverse(x), _even(g)
 
-    return Form(
-        "log|P|, P", 2, transform, lambda alpha, beta: -jnp.linalg.inv(alpha) * beta, lambda x: 1.7 * x
-    )
+    return Form("log|P|, P", 2, transform, lambda alpha, beta: -_inverse(alpha) * beta, lambda x: 1.7 * x)
 
 
 def _even(matrix: Array) -> Array:
-    return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2))
+    return 0.5 * (matrix + matrix.swapaxes(-1, -2))
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.linalg.inv(matrix) if isinstance(matrix, np.ndarray) else jnp.linalg.inv(matrix)
 
 
 FORMS: dict[str, tuple[Form, ...]] = {
@@ -131,30 +134,31 @@ def forms_for(support: Any) -> tuple[Form, ...]:
     return ()
 
 
-def _coefficients(form: Form, gradient: Gradient, x: Array) -> tuple[Array, Array]:
+def solve(form: Form, x: Array, g: Array, other: Array, g_other: Array) -> Array:
+    """Give argmax Q along the site, from its gradient at two points, x and `form.second(x)`."""
+    return form.argmax(*_coefficients(form, x, g, other, g_other))
+
+
+def _coefficients(form: Form, x: Array, g: Array, other: Array, g_other: Array) -> tuple[Array, Array]:
     """Give α and β of y = α + β t from two points."""
-    other = form.second(x)
-    (t1, y1), (t2, y2) = form.transform(x, gradient(x)), form.transform(other, gradient(other))
+    (t1, y1), (t2, y2) = form.transform(x, g), form.transform(other, g_other)
     axes = tuple(range(-form.event, 0))
     step = t1 - t2
-    beta = jnp.sum((y1 - y2) * step, axis=axes, keepdims=bool(axes)) / jnp.sum(
-        step**2, axis=axes, keepdims=bool(axes)
-    )
+    slope = ((y1 - y2) * step).sum(axis=axes, keepdims=bool(axes))
+    beta = slope / (step**2).sum(axis=axes, keepdims=bool(axes))
     return y1 - beta * t1, beta
 
 
-def solve(form: Form, gradient: Gradient, x: Array) -> Array:
-    """Give argmax Q along the site, from its gradient at two points."""
-    return form.argmax(*_coefficients(form, gradient, x))
-
-
-def agrees(form: Form, gradient: Gradient, x: Array, points: Array) -> Array:
-    """Tell whether the gradient at further points is what the form predicts from two."""
-    alpha, beta = _coefficients(form, gradient, x)
-    worst = jnp.zeros(())
-    for point in points:
-        t, y = form.transform(point, gradient(point))
-        predicted = alpha + beta * t
-        size = jnp.max(jnp.abs(alpha)) + jnp.max(jnp.abs(beta * t)) + 1e-300
-        worst = jnp.maximum(worst, jnp.max(jnp.abs(y - predicted)) / size)
-    return worst < AGREEMENT
+def agrees(form: Form, gradient: Gradient, x: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Give argmax Q if the gradient at further points is what the form predicts from two; in NumPy."""
+    with np.errstate(all="ignore"):
+        other = form.second(x)
+        pair = (x, gradient(x), other, gradient(other))
+        alpha, beta = _coefficients(form, *pair)
+        worst = 0.0
+        for point in points:
+            t, y = form.transform(point, gradient(point))
+            predicted = alpha + beta * t
+            size = np.max(np.abs(alpha)) + np.max(np.abs(beta * t)) + 1e-300
+            worst = max(worst, float(np.nan_to_num(np.max(np.abs(y - predicted)) / size, nan=np.inf)))
+        return np.asarray(solve(form, *pair)) if worst < AGREEMENT else None

@@ -23,15 +23,17 @@ from triptych.inference.em.derived_problem import (
     latent_means,
     log_likelihoods,
     random_starts,
+    ready,
     settled_guide,
 )
-from triptych.inference.em.e_steps import Annealed, Bound, HardStep
+from triptych.inference.em.e_steps import Annealed, Bound, HardStep, exact_of
 from triptych.inference.em.expected import Joint
 from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.folded import FoldedStep
 from triptych.inference.em.kernel import Call, Kernel, Review, Start
 from triptych.inference.em.maximiser import Block, Point, read_blocks
 from triptych.inference.em.posterior import around_marginal
-from triptych.inference.em.random_starts import jitter, middle
+from triptych.inference.em.random_starts import scattered
 from triptych.inference.em.roles import roles_of
 from triptych.inference.em.variational import profile
 from triptych.inference.laplace import GaussianApproximation, laplace_from_density
@@ -99,7 +101,7 @@ class DerivedKernel:
     @property
     def exact(self) -> bool:
         """Whether the E-step is the posterior itself, so that Q and the objective belong together."""
-        return isinstance(self.problem.shape.e_step, Joint | ConditionalStep)
+        return isinstance(self.problem.shape.e_step, Joint | FoldedStep | ConditionalStep)
 
     @property
     def has_posterior(self) -> bool:
@@ -177,21 +179,31 @@ def derive(model: Callable[..., Any], call: Call) -> DerivedKernel:
     supports = {name: site.support for name, site in maximised.items()}
     climbed = by_gradient(call.m_step, maximised)
     key = jax.random.key(0)  # of the probes alone: where a shape is verified, not what is answered
-    point = jax.jit(lambda key: jitter(key, middle(maximised), supports))(key)
+    first, *others = scattered(maximised, 4)
+    point = {
+        name: jnp.asarray(value) for name, value in first.items()
+    }  # NumPy's cannot be indexed by a tracer
     maker = maker_of(call.e_step)
     everything = Bound(program, args, kwargs, sites, roles.latents, point, frozenset())
-    likelihood = maker.make(everything._replace(ignored=frozenset(maximised)))
-    step = likelihood if call.objective == "mle" else maker.make(everything)
+    flat = frozenset(maximised)
+    if call.objective == "mle":
+        step = likelihood = maker.make(everything._replace(ignored=flat))
+    else:
+        step = maker.make(everything)
+        enumerated = isinstance(exact_of(step), Joint | FoldedStep)
+        likelihood = step.without(flat) if enumerated else maker.make(everything._replace(ignored=flat))
     blocks: tuple[Block, ...] = ()
+    given = ready(step, args, kwargs)
     if climbed is not None:
-        posterior = jax.jit(partial(step.noise, key, 1.0))(point | carried(step), args, kwargs)
-        expected = partial(step.expected, posterior=posterior, args=args, kwargs=kwargs)
-        blocks = read_blocks(expected, Point(point, supports), key, climbed)
+        posterior = jax.jit(partial(step.noise, key, 1.0))(point | carried(step), given, kwargs)
+        expected = partial(step.expected, posterior=posterior, args=given, kwargs=kwargs)
+        near = {name: np.stack([one[name] for one in others]) for name in point}
+        blocks = read_blocks(expected, Point(point, supports), near, climbed)
     own = call.m_step if climbed is None else None
     annealing = (maker.powers, maker.steps) if isinstance(maker, Annealed) else ((), 0)
     rows = max([np.prod(shape[:1], dtype=float) for shape in sites.observed.values()] or [1.0])
     dtypes = [array.dtype for array in args if jnp.issubdtype(array.dtype, jnp.floating)]
     epsilon = max(float(jnp.finfo(dtype).eps) for dtype in [*dtypes, np.dtype(np.float64)])
     shape = Shape(step, likelihood, blocks, maximised, own, annealing)
-    problem = DerivedProblem(args, kwargs, shape)
+    problem = DerivedProblem(args, kwargs, shape, given)
     return DerivedKernel(model, program, problem, float(rows), epsilon, roles.reasons)

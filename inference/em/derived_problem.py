@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from triptych.inference.em.e_steps import exact_of
 from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.folded import FoldedStep, Prepared
 from triptych.inference.em.maximiser import Block, Expected, maximise
 from triptych.inference.em.random_starts import jitter, middle, random_start
 from triptych.inference.survey import Parameter
@@ -23,6 +25,7 @@ __all__ = [
     "latent_means",
     "log_likelihoods",
     "random_starts",
+    "ready",
     "settled_guide",
 ]
 
@@ -55,22 +58,30 @@ class Shape:
         return {name: site.support for name, site in self.sites.items()}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["args", "kwargs"], meta_fields=["shape"])
+@partial(jax.tree_util.register_dataclass, data_fields=["args", "kwargs", "given"], meta_fields=["shape"])
 @dataclasses.dataclass(frozen=True)
 class DerivedProblem:
-    """A program bound to its data: what one derived EM step reads."""
+    """A program bound to its data: what one derived EM step reads.
+
+    `given` is what the E-step is called with: the arguments, or what it has prepared of them once.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shape: Shape
+    given: Any
+
+    def on(self, args: tuple[Any, ...]) -> DerivedProblem:
+        """Give the same problem on other data of the same shape."""
+        return dataclasses.replace(self, args=args, given=ready(self.shape.e_step, args, self.kwargs))
 
     def infer(self, parameters: Parameters, sharpness: Any = 1.0) -> tuple[Any, Array]:
         """E-step at θ: the posterior of the latents, and the objective (nats)."""
-        return self.shape.e_step.infer(parameters, self.args, self.kwargs, sharpness)
+        return self.shape.e_step.infer(parameters, self.given, self.kwargs, sharpness)
 
     def expected(self, parameters: Parameters, posterior: Any) -> Array:
         """Q(θ') under a posterior, nats."""
-        return self.shape.e_step.expected(parameters, posterior, self.args, self.kwargs)
+        return self.shape.e_step.expected(parameters, posterior, self.given, self.kwargs)
 
     def maximise(self, posterior: Any, parameters: Parameters) -> Parameters:
         """M-step: from θ up Q under a posterior; what an E-step keeps beside θ is renewed."""
@@ -79,7 +90,8 @@ class DerivedProblem:
         if shape.m_step is not None:
             following = {**parameters, **shape.m_step(expected, parameters)}
         else:
-            following = maximise(shape.blocks, expected, parameters, shape.supports)
+            together = isinstance(self.given, Prepared)
+            following = maximise(shape.blocks, expected, parameters, shape.supports, together=together)
         carried = shape.e_step.carry(posterior) if hasattr(shape.e_step, "carry") else {}
         return {**following, **carried}
 
@@ -98,7 +110,8 @@ class DerivedProblem:
 def log_likelihoods(problem: DerivedProblem, parameters: Parameters) -> Array:
     """Give log p(x | θ) at stacked points (R,), nats."""
     likelihood = problem.shape.likelihood
-    return jax.lax.map(lambda point: likelihood.infer(point, problem.args, problem.kwargs)[1], parameters)
+    given = problem.given if isinstance(problem.given, Prepared) else problem.args
+    return jax.lax.map(lambda point: likelihood.infer(point, given, problem.kwargs)[1], parameters)
 
 
 @jax.jit
@@ -142,7 +155,7 @@ def random_starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) -
         key, partition = arguments
         near = jitter(jax.random.fold_in(key, 1), point, shape.supports) | carried(shape.e_step)
         start = random_start(
-            key, partition, shape.e_step, problem.maximise, near, problem.args, problem.kwargs
+            key, partition, shape.e_step, problem.maximise, near, problem.given, problem.kwargs
         )
         return _anneal(problem, jax.random.fold_in(key, 2), start)
 
@@ -163,6 +176,12 @@ def _anneal(problem: DerivedProblem, key: jax.Array, start: Parameters) -> Param
     end, _ = jax.lax.scan(climb, {**start, **moved}, jnp.repeat(jnp.asarray(powers), steps))
     fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(end)]))
     return jax.tree.map(lambda a, b: jnp.where(fine, a, b), end, start)
+
+
+def ready(e_step: Any, args: Any, kwargs: Any) -> Any:
+    """Give what an E-step is called with in place of a program's arguments: prepared once."""
+    exact = exact_of(e_step)
+    return exact.prepare(args, kwargs) if isinstance(exact, FoldedStep) else args
 
 
 def carried(e_step: Any) -> dict[str, Array]:

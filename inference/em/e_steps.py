@@ -18,7 +18,9 @@ import numpy as np
 from triptych.inference.em.conditional_step import Completions, ConditionalStep
 from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
+from triptych.inference.em.folded import FoldedStep, folded
 from triptych.inference.em.proof import conditional_step
+from triptych.inference.em.recognise import NotRecognisedError
 from triptych.inference.survey import Survey
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
@@ -115,7 +117,11 @@ class Exact:
                 bound.kwargs,
                 bound.ignored,
             )
-        return joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+        joint = joint_of(bound.program, bound.args, bound.kwargs, bound.ignored)
+        try:
+            return folded(joint, bound.args, bound.kwargs, bound.parameters)
+        except NotRecognisedError as reason:
+            return dataclasses.replace(joint, reason=str(reason))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +171,10 @@ class HardStep:
     def sites(self) -> Survey:
         """The program's sites."""
         return self.exact.sites
+
+    def without(self, ignored: frozenset[str]) -> HardStep:
+        """Give the same with the sites `ignored` left out, of discrete latents alone."""
+        return dataclasses.replace(self, exact=self.exact.without(ignored))
 
     def infer(
         self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
@@ -225,7 +235,7 @@ def check_range(name: str, value: Any, least: float) -> None:
         raise InputError(f"`{name}` is {value!r}: give {kind}, at least {least}.")
 
 
-def exact_of(e_step: Any) -> Joint | ConditionalStep | None:
+def exact_of(e_step: Any) -> Joint | FoldedStep | ConditionalStep | None:
     """Give the exact step that an E-step rests on, if it does."""
     inner = e_step.exact if isinstance(e_step, HardStep) else e_step
-    return inner if isinstance(inner, Joint | ConditionalStep) else None
+    return inner if isinstance(inner, Joint | FoldedStep | ConditionalStep) else None

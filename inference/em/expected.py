@@ -33,12 +33,19 @@ class Joint:
     """The factors of a program's log joint; compared by identity, so that it can be static in `jax.jit`.
 
     `absorbed` are the sites that hang on a discrete latent; `ignored` those left out (priors, under "mle").
+    `reason` says why the rows are not folded (`folded.py`), where that was tried.
     """
 
     program: Callable[..., Any]
     sites: Survey
     absorbed: tuple[str, ...]
     ignored: frozenset[str]
+    reason: str = ""
+
+    def without(self, ignored: frozenset[str]) -> Joint:
+        """Give the same with the sites `ignored` left out."""
+        absorbed = tuple(name for name in self.absorbed if name not in ignored)
+        return dataclasses.replace(self, absorbed=absorbed, ignored=ignored)
 
     def tables(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
         """Give site → factor (a table with named axes) at θ."""

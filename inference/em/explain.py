@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from triptych.inference.em.conditional_step import ConditionalStep
 from triptych.inference.em.derived import DerivedKernel
 from triptych.inference.em.e_steps import HardStep, exact_of
+from triptych.inference.em.expected import Joint
+from triptych.inference.em.folded import FoldedStep
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.em.maximiser import Block
 from triptych.inference.em.monte_carlo import MonteCarloStep
@@ -68,8 +70,17 @@ def explain(kernel: Kernel, objective: str) -> Explanation:
     e_step = shape.e_step
     lines = _latents(e_step, kernel)
     lines += [_parameter(block, site, kernel) for block in shape.blocks for site in block.sites]
-    lines += [Line(name, "data", "", "observed") for name in e_step.sites.observed]
+    lines += [_data(name, exact_of(e_step)) for name in e_step.sites.observed]
     return Explanation(what, "steps derived from the program", tuple(lines))
+
+
+def _data(site: str, exact: Any) -> Line:
+    """Say how an E-step reads its rows: by a fold, or one by one and why."""
+    if isinstance(exact, FoldedStep) and site in exact.layout.reads:
+        return Line(site, "data", f"T(x) = {exact.layout.reads[site]}, times coefficients of θ", "observed")
+    if isinstance(exact, Joint) and exact.reason and site in exact.absorbed:
+        return Line(site, "data", "row by row", f"observed; {exact.reason}")
+    return Line(site, "data", "", "observed")
 
 
 def _along(latent: Latent) -> str:

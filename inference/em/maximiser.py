@@ -8,6 +8,7 @@ while the variance's does on the mean). Each leaves Q no lower than before, so E
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from triptych.inference.unconstrained import Coordinates, coordinates
 __all__ = ["Block", "Expected", "maximise", "read_blocks"]
 
 Expected = Callable[[Parameters], Array]  # θ ↦ Q(θ), the weights fixed
+STILL = 1e-10  # relative change of a gradient that is none
 ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed form
 
 
@@ -31,13 +33,15 @@ ASCENT_STEPS = 8  # quasi-Newton steps an M-step takes where there is no closed 
 class Block:
     """How one group of sites is maximised: `rule`, and `how` names the shape.
 
-    `rule` is "closed form", "quadratic" or "ascent".
+    `rule` is "closed form", "quadratic" or "ascent". Closed forms of the same `turn` do not hang on each
+    other's sites, and are found from the same two gradients.
     """
 
     sites: tuple[str, ...]
     rule: str
     how: str
     reason: str = ""
+    turn: int = 0
 
 
 class Point(NamedTuple):
@@ -47,33 +51,29 @@ class Point(NamedTuple):
     supports: Mapping[str, Any]
 
 
-def _along(expected: Expected, parameters: Parameters, site: str) -> Gradient:
-    """∂Q/∂x along one site, the others fixed."""
-    return jax.grad(lambda x: expected({**parameters, site: x}))
-
-
 def read_blocks(
-    expected: Expected, point: Point, key: jax.Array, by_gradient: Collection[str] = ()
+    expected: Expected, point: Point, near: Mapping[str, np.ndarray], by_gradient: Collection[str] = ()
 ) -> tuple[Block, ...]:
     """Find, site by site, the closed form that Q has; everything else becomes one block of gradient ascent.
 
-    Run once, before the first iteration, on the weights of a random start. The sites of `by_gradient` are not
-    looked at: they go to the gradient.
+    Run once, before the first iteration, on the weights of a random start. `near` has further points, site →
+    (P, …). The sites of `by_gradient` are not looked at: they go to the gradient.
     """
     slopes = jax.jit(jax.grad(expected))  # of all sites at once: one program to compile
-    near = _points_near(point, key)
     blocks, rest = [], []
     for site in point.parameters:
 
-        def gradient(x: Array, site: str = site) -> Array:
-            return slopes({**point.parameters, site: x})[site]
+        def gradient(x: Array, site: str = site) -> np.ndarray:
+            return np.asarray(slopes({**point.parameters, site: x})[site])
 
         found = None if site in by_gradient else _read(gradient, point, site, near[site])
         if found is None:
             rest.append(site)
         else:
             blocks.append(found)
-    blocks.sort(key=lambda block: block.rule != "quadratic")
+    blocks = _in_turns(
+        blocks, lambda theta: {s: np.asarray(g) for s, g in slopes(theta).items()}, point, near
+    )
     if rest:
         without = [site for site in rest if site not in by_gradient]
         reason = "chosen"
@@ -83,60 +83,122 @@ def read_blocks(
     return tuple(blocks)
 
 
-def _points_near(point: Point, key: jax.Array) -> dict[str, list[Array]]:
-    """Draw three points around a point, site by site."""
-    from numpyro.distributions import biject_to
-
-    @jax.jit
-    def draw(parameters: Parameters) -> dict[str, list[Array]]:
-        near = {}
-        for index, (site, x) in enumerate(parameters.items()):
-            transform = biject_to(point.supports[site])
-            inner = transform.inv(x)
-            noises = 0.4 * jax.random.normal(jax.random.fold_in(key, index), (3, *inner.shape), inner.dtype)
-            near[site] = [transform(inner + noise) for noise in noises]
-        return near
-
-    return draw(dict(point.parameters))
-
-
-def _read(gradient: Gradient, point: Point, site: str, points: list[Array]) -> Block | None:
+def _read(gradient: Gradient, point: Point, site: str, points: np.ndarray) -> Block | None:
     from numpyro.distributions import constraints
 
-    x, support = point.parameters[site], point.supports[site]
+    x, support = np.asarray(point.parameters[site]), point.supports[site]
     base = support
     while isinstance(base, constraints._IndependentConstraint):
         base = base.base_constraint
     if base is constraints.real or base is constraints.real_vector:
-        shape = quadratic_shape(gradient, x, points)
+        shape = quadratic_shape(gradient, x, list(points))
         return None if shape is None else Block((site,), "quadratic", shape)
     for form in forms_for(support):
-        if bool(agrees(form, gradient, x, jnp.stack(points))):
-            maximum = np.asarray(solve(form, gradient, x))
-            if np.all(np.isfinite(maximum)) and np.all(np.asarray(support(jnp.asarray(maximum)))):
-                return Block((site,), "closed form", form.name)
+        maximum = agrees(form, gradient, x, list(points))
+        if maximum is not None and np.all(np.isfinite(maximum)) and np.all(np.asarray(support(maximum))):
+            return Block((site,), "closed form", form.name)
     return None
 
 
-def maximise(
-    blocks: Sequence[Block], expected: Expected, parameters: Parameters, supports: Mapping[str, Any]
-) -> Parameters:
-    """Maximise Q block by block; a block whose maximum is not finite stays where it is."""
-    current = dict(parameters)
-    for block in blocks:
-        if block.rule == "ascent":
-            current = _ascend(expected, current, {site: supports[site] for site in block.sites})
-            continue
-        (site,) = block.sites
-        gradient, x = _along(expected, current, site), current[site]
-        if block.rule == "quadratic":
-            proposal = newton(gradient, x, block.how)
+def _in_turns(
+    blocks: Sequence[Block], slopes: Callable[[Parameters], Parameters], point: Point, near: Any
+) -> list[Block]:
+    """Put closed forms into as few turns as their sites allow, real-valued sites first.
+
+    Sites may share a turn if moving one leaves the gradient along the other as it was.
+    """
+    closed = [block for block in blocks if block.rule == "closed form"]
+    if len(closed) < 2:
+        return sorted(blocks, key=lambda block: block.rule != "quadratic")
+    names = [block.sites[0] for block in closed]
+    base = slopes(point.parameters)
+    meet = set()
+    for site in names:
+        moved = slopes({**point.parameters, site: near[site][0]})
+        for other in names:
+            size = np.max(np.abs(base[other]), initial=1e-300)
+            if other != site and not np.max(np.abs(moved[other] - base[other])) < STILL * size:
+                meet |= {(site, other), (other, site)}
+    turns: list[list[str]] = []
+    for site in names:
+        free = (turn for turn in turns if not any((site, other) in meet for other in turn))
+        turn = next(free, None)
+        if turn is None:
+            turns.append([site])
         else:
-            form = next(form for form in forms_for(supports[site]) if form.name == block.how)
-            proposal = solve(form, gradient, x)
-        fine = jnp.all(jnp.isfinite(proposal)) & jnp.all(supports[site](proposal))
-        current[site] = jnp.where(fine, proposal, x)
+            turn.append(site)
+    of = {site: index for index, turn in enumerate(turns) for site in turn}
+    numbered = [
+        dataclasses.replace(block, turn=of.get(block.sites[0], 0)) if block.rule == "closed form" else block
+        for block in blocks
+    ]
+    return sorted(numbered, key=lambda block: (block.rule != "quadratic", block.turn))
+
+
+def maximise(
+    blocks: Sequence[Block],
+    expected: Expected,
+    parameters: Parameters,
+    supports: Mapping[str, Any],
+    *,
+    together: bool = False,
+) -> Parameters:
+    """Maximise Q block by block; a block whose maximum is not finite stays where it is.
+
+    Parameters
+    ----------
+    together : whether Q reads no rows, so that many of its gradients at once take little memory.
+    """
+    current = dict(parameters)
+    for (rule, _), group in itertools.groupby(blocks, key=lambda block: (block.rule, block.turn)):
+        members = list(group)
+        if rule == "closed form":
+            current |= _at_once(members, expected, current, supports, together)
+            continue
+        for block in members:
+            if rule == "ascent":
+                current = _ascend(expected, current, {site: supports[site] for site in block.sites})
+                continue
+            (site,) = block.sites
+            gradient = jax.grad(lambda x, site=site, held=current: expected({**held, site: x}))
+            proposal = newton(gradient, current[site], block.how, together=together)
+            current[site] = _kept(proposal, current[site], supports[site])
     return current
+
+
+def _at_once(
+    blocks: Sequence[Block], expected: Expected, current: Parameters, supports: Any, together: bool
+) -> dict[str, Array]:
+    """Give the maxima along sites with closed forms that do not hang on each other, from two gradients."""
+    forms = {}
+    for block in blocks:
+        (site,) = block.sites
+        forms[site] = next(form for form in forms_for(supports[site]) if form.name == block.how)
+    here = {site: jnp.asarray(current[site]) for site in forms}
+    there = {site: form.second(here[site]) for site, form in forms.items()}
+    gradient = jax.grad(lambda values: expected({**current, **values}))
+    if together:
+        both = jax.vmap(gradient)(jax.tree.map(lambda *one: jnp.stack(one), here, there))
+        g_here, g_there = ({site: g[i] for site, g in both.items()} for i in range(2))
+    else:
+        g_here, g_there = gradient(here), gradient(there)
+    return {
+        site: _kept(
+            solve(form, here[site], g_here[site], there[site], g_there[site]), here[site], supports[site]
+        )
+        for site, form in forms.items()
+    }
+
+
+def _kept(proposal: Array, x: Array, support: Any) -> Array:
+    """Give a maximum, or the old value where it is not finite or outside the support."""
+    from numpyro.distributions import constraints
+
+    if support is constraints.positive_definite:  # has a Cholesky factor: cheaper than its eigenvalues
+        inside = jnp.isfinite(jnp.linalg.cholesky(proposal))
+    else:
+        inside = support(proposal)
+    return jnp.where(jnp.all(jnp.isfinite(proposal)) & jnp.all(inside), proposal, x)
 
 
 def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:

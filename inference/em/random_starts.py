@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from triptych.inference.em.e_steps import EStep
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.survey import Parameter
 
-__all__ = ["jitter", "middle", "random_start"]
+if TYPE_CHECKING:
+    from triptych.inference.em.e_steps import EStep
+
+__all__ = ["jitter", "middle", "random_start", "scattered"]
 
 SHARPNESS = (50.0, 20.0, 10.0, 5.0, 2.0)  # powers of the posterior on the way from a random partition
 
@@ -29,6 +32,35 @@ def middle(sites: Mapping[str, Parameter]) -> dict[str, Array]:
         zero = jnp.zeros(transform.inverse_shape(site.shape), jnp.float64)
         values[name] = jnp.broadcast_to(transform(zero), site.shape)
     return values
+
+
+def scattered(sites: Mapping[str, Parameter], number: int) -> list[dict[str, np.ndarray]]:
+    """Give a point near the middle of every support, and others around it, to probe a program at.
+
+    They are off by 0.1 and 0.4 standard deviations in unconstrained space: enough to tell shapes apart.
+    """
+    from numpyro.distributions import biject_to
+
+    random = np.random.default_rng(0)
+    transforms = {name: biject_to(site.support) for name, site in sites.items()}
+    inner = {}
+    for name, site in sites.items():
+        shape = transforms[name].inverse_shape(site.shape)
+        steps = random.standard_normal((number, *shape)) * np.where(np.arange(number) == 0, 0.1, 0.4).reshape(
+            -1, *[1] * len(shape)
+        )
+        steps[1:] += steps[0]
+        inner[name] = steps
+
+    @jax.jit
+    def outward(u: dict[str, Array]) -> dict[str, Array]:
+        return {name: jax.vmap(transforms[name])(value) for name, value in u.items()}
+
+    found = {name: np.asarray(value) for name, value in outward(inner).items()}
+    return [
+        {name: np.broadcast_to(found[name][i], site.shape) for name, site in sites.items()}
+        for i in range(number)
+    ]
 
 
 def jitter(key: jax.Array, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:

@@ -1,0 +1,350 @@
+"""The E-step of a program that is a table of features times natural parameters: a fold over rows, as by hand.
+
+    log p(x_n, z_n = k | θ) = T(x_n) · η_k(θ) + B(x_n) · c(θ) + h(x_n)
+
+T is computed chunk by chunk, η by running the program at θ without looking at its rows, and the posterior
+that the M-step is given is the sums S = Σ_n T(x_n) r_nᵀ (`fold.py`). So
+
+    Q(θ') = Σ S ∘ η(θ') + Σ_n B(x_n) · c(θ') + Σ_n h(x_n) + log p(θ')
+
+costs nothing in the rows, whatever the M-step does with it. Which programs are of this form is proved in
+`recognise.py`; here it is checked once more, in numbers, on some of the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from triptych.inference.em.expected import Joint
+from triptych.inference.em.exponential import peel
+from triptych.inference.em.family import Array, Parameters, Statistics
+from triptych.inference.em.fold import MixtureProblem, fold_at, over_chunks
+from triptych.inference.em.recognise import (
+    Layout,
+    NotRecognisedError,
+    coefficients,
+    columns_of,
+    constant_of,
+    offset_of,
+    read_layout,
+)
+from triptych.inference.em.row_features import Piece, RowFamily, statistics_of
+from triptych.inference.em.unindexed import unindexed
+from triptych.inference.plan import depends_on
+from triptych.inference.survey import Survey, some_values
+
+__all__ = ["FoldedStep", "Prepared", "folded"]
+
+ABYSS = 1e25  # stands for an infinite logarithm: times 0 it is 0, and it is within float32
+CHECKED = 32  # rows on which the table is compared with the program's own
+AGREEMENT = 1e-9  # of the largest terms that went into a cell
+
+
+class Prepared(NamedTuple):
+    """A program's arguments and what is had of them once.
+
+    rows : (N, C) the columns that T reads; one enters as (x − centre) · scale. totals : Σ_n B(x_n), a shared
+    piece each. base : Σ_n h(x_n), nats. fine : whether every row is finite and within its site's support.
+    """
+
+    args: Any
+    kwargs: Any
+    rows: Array
+    centre: Array
+    scale: Array
+    totals: tuple[Array, ...]
+    base: Array
+    fine: Array
+
+
+class Natural(NamedTuple):
+    """At θ: η (F, K); c, a shared piece each; log probability of what hangs on no latent (nats)."""
+
+    table: Array
+    shared: tuple[Array, ...]
+    rest: Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoldedStep:
+    """The exact E-step as sums over rows; compared by identity, so that it can be static in `jax.jit`."""
+
+    joint: Joint
+    layout: Layout
+
+    @property
+    def sites(self) -> Survey:
+        """The program's sites."""
+        return self.joint.sites
+
+    def without(self, ignored: frozenset[str]) -> FoldedStep:
+        """Give the same with the sites `ignored` left out."""
+        return dataclasses.replace(self, joint=self.joint.without(ignored))
+
+    @property
+    def family(self) -> RowFamily:
+        """T(x) of the columns."""
+        layout = self.layout
+        pieces = [
+            piece
+            for term in layout.terms
+            for piece, shared in zip(term.pieces, term.shared, strict=True)
+            if not shared
+        ]
+        K = layout.combinations
+        for index in range(len(layout.offsets)):
+            start = layout.width + index * K
+            pieces.append(Piece("linear", start, start + K))
+        return RowFamily(K, tuple(pieces))
+
+    @partial(jax.jit, static_argnums=0)
+    def prepare(self, args: Any, kwargs: Any) -> Prepared:
+        """Read off the rows what needs no parameter."""
+        layout, sites = self.layout, self.sites
+        record = self._record(some_values(sites), args, kwargs)
+        parts, centres, scales, base, fine = [], [], [], jnp.zeros(()), jnp.asarray(True)
+        for term in layout.terms:
+            site = record[term.site]
+            columns, h = columns_of(term, site)
+            family: Any = peel(site["fn"]).family
+            width = columns.shape[1]
+            centre, scale = jnp.zeros(width), jnp.ones(width)
+            if family.moved:
+                centre = jnp.mean(columns, axis=0, dtype=float)
+                spread = jnp.sqrt(jnp.mean((columns - centre) ** 2, axis=0, dtype=float))
+                scale = jnp.where(spread > 0, 1.0 / jnp.where(spread > 0, spread, 1.0), 1.0)
+            parts.append(columns)
+            centres.append(centre)
+            scales.append(scale)
+            base += jnp.sum(h)
+            inside = peel(site["fn"]).fn.support(site["value"])
+            fine = fine & jnp.all(inside) & jnp.all(jnp.isfinite(columns)) & jnp.all(jnp.isfinite(h))
+        for name in layout.offsets:
+            table = offset_of(name, record[name], layout, sites)
+            parts.append(jnp.clip(table, -ABYSS, ABYSS))
+            centres.append(jnp.zeros(layout.combinations))
+            scales.append(jnp.ones(layout.combinations))
+        rows = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        # As wide as the rows are: the coefficients must know the numbers that the rows were moved by.
+        centre, scale = (jnp.concatenate(one).astype(rows.dtype) for one in (centres, scales))
+        base = jnp.where(fine, base, -jnp.inf)
+        prepared = Prepared(args, kwargs, rows, centre, scale, (), base, fine)
+        return prepared._replace(totals=self._totals(prepared))
+
+    def _totals(self, prepared: Prepared) -> tuple[Array, ...]:
+        """Σ_n B(x_n) of the statistics that no responsibility weighs."""
+        pieces = [
+            piece
+            for term in self.layout.terms
+            for piece, shared in zip(term.pieces, term.shared, strict=True)
+            if shared
+        ]
+        if not pieces:
+            return ()
+        problem = self._problem(prepared, RowFamily(1, tuple(pieces)))
+        return over_chunks(
+            problem, lambda rows, *_: tuple(jnp.sum(statistics_of(rows, p), axis=0) for p in pieces)
+        )
+
+    def _problem(self, prepared: Prepared, family: Any, weights: Array | None = None) -> MixtureProblem:
+        """Give what a fold reads; its parts that are for closed-form M-steps are empty."""
+        nothing: Any = ()
+        return MixtureProblem(
+            rows=prepared.rows,
+            weights=weights,
+            labels=None,
+            centre=prepared.centre,
+            inverse_scale=prepared.scale,
+            totals=jnp.zeros(()),
+            hyper=nothing,
+            constant=jnp.zeros(()),
+            family=family,
+            with_prior=False,
+        )
+
+    def _record(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
+        from triptych.inference.enumeration import trace_enumerated
+
+        return trace_enumerated(self.joint.program, args, kwargs, self.sites, parameters)[0]
+
+    @partial(jax.jit, static_argnums=0)
+    def natural(self, parameters: Parameters, prepared: Prepared) -> Natural:
+        """Run the program at θ for its natural parameters: what it does with its rows is left out by XLA."""
+        return unindexed(self._natural)(parameters, prepared)
+
+    def _natural(self, parameters: Parameters, prepared: Prepared) -> Natural:
+        from triptych.inference.enumeration import log_probability
+
+        layout, sites, joint = self.layout, self.sites, self.joint
+        record = self._record(parameters, prepared.args, prepared.kwargs)
+        constant = jnp.zeros(layout.sizes)
+        parts, shared, rest = [], [], jnp.zeros(())
+        centres, scales = prepared.centre.astype(float), prepared.scale.astype(float)
+        for term in layout.terms:
+            site = record[term.site]
+            peeled = peel(site["fn"])
+            family: Any = peeled.family
+            places = dict(zip((index for _, index in family.statistics), term.pieces, strict=True))
+            spans = [slice(places[index].start, places[index].stop) for index in sorted(places)]
+            moved = (
+                tuple(jnp.reshape(values[span], term.columns) for span in spans)
+                for values in (centres, scales)
+            )
+            total, found = coefficients(term, family, peeled.fn, *moved, site, layout, sites)
+            constant = constant + total
+            for one, alone in zip(found, term.shared, strict=True):
+                if alone:
+                    shared.append(jnp.ravel(one))
+                else:
+                    whole = jnp.broadcast_to(one, (*layout.sizes, one.shape[-1]))
+                    parts.append(jnp.reshape(whole, (layout.combinations, -1)).T)
+        for name in layout.constants:
+            site = record[name]
+            row = next(-frame.dim for frame in site["cond_indep_stack"] if frame.name == layout.plate)
+            constant = constant + constant_of(peel(site["fn"]), site, row, layout, sites)
+        parts += [jnp.eye(layout.combinations)] * len(layout.offsets)
+        for name, site in record.items():
+            if site["type"] == "sample" and name not in joint.absorbed and name not in joint.ignored:
+                rest = rest + jnp.sum(log_probability(site, sites.scales, None))
+        table = jnp.concatenate([jnp.reshape(constant, (1, -1)), *parts])
+        return Natural(jnp.clip(table, -ABYSS, ABYSS), tuple(shared), rest)
+
+    def _ready(self, args: Any, kwargs: Any) -> Prepared:
+        return args if isinstance(args, Prepared) else self.prepare(args, kwargs)
+
+    def infer(
+        self, parameters: Parameters, args: Any, kwargs: Any, sharpness: Any = 1.0
+    ) -> tuple[Statistics, Array]:
+        """E-step: the expected statistics, and the objective at θ (nats); see `Joint.infer`."""
+        prepared = self._ready(args, kwargs)
+        natural = self.natural(parameters, prepared)
+        statistics, value = fold_at(self._problem(prepared, self.family), natural.table * sharpness)
+        return statistics, value + self._beside(natural, prepared)
+
+    def _beside(self, natural: Natural, prepared: Prepared) -> Array:
+        """Give what no responsibility weighs, nats."""
+        pairs = zip(natural.shared, prepared.totals, strict=True)
+        return sum((jnp.sum(c * total) for c, total in pairs), start=natural.rest + prepared.base)
+
+    def expected(self, parameters: Parameters, posterior: Statistics, args: Any, kwargs: Any) -> Array:
+        """Q(θ'): the expected log joint under the sums `posterior` (nats)."""
+        prepared = self._ready(args, kwargs)
+        natural = self.natural(parameters, prepared)
+        return jnp.sum(posterior.sums * natural.table) + self._beside(natural, prepared)
+
+    def noise(self, key: jax.Array, scale: Any, parameters: Parameters, args: Any, kwargs: Any) -> Statistics:
+        """Give the sums of random responsibilities: those of Gaussian noise, the same as `Joint.noise`'s."""
+        del parameters
+        prepared, layout = self._ready(args, kwargs), self.layout
+        keys = jax.random.split(key, max(len(self.joint.absorbed), 1))
+        logits = jnp.zeros((layout.rows, *layout.sizes))
+        for index, (name, K) in enumerate(zip(layout.latents, layout.sizes, strict=True)):
+            place = self.joint.absorbed.index(name)
+            noise = scale * jax.random.normal(keys[place], (K, layout.rows))
+            shape = [K if i == index else 1 for i in range(len(layout.latents))]
+            logits = logits + jnp.reshape(noise.T, (layout.rows, *shape))
+        logits = jnp.reshape(logits, (layout.rows, layout.combinations))
+        responsibilities = jax.nn.softmax(logits, axis=1).astype(prepared.rows.dtype)
+        family = self.family
+        problem = self._problem(prepared, family, responsibilities)
+        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ r)
+        return Statistics(sums, jnp.zeros(()))
+
+    @partial(jax.jit, static_argnums=0)
+    def compare(
+        self, parameters: Parameters, prepared: Prepared, chosen: Array
+    ) -> tuple[Array, Array, Array]:
+        """Give log p(x_n, z_n = k) of some rows by the program's densities and by T · η, and Σ |T η|."""
+        layout, sites = self.layout, self.sites
+        record = self._record(parameters, prepared.args, prepared.kwargs)
+        natural = self.natural(parameters, prepared)
+        rows = (prepared.rows[chosen].astype(float) - prepared.centre.astype(float)) * prepared.scale.astype(
+            float
+        )
+        features = self.family.features(rows)
+        coefficient = jnp.asarray(natural.table)
+        table, size = features @ coefficient, jnp.abs(features) @ jnp.abs(coefficient)
+        alone = iter(natural.shared)
+        direct = jnp.zeros((len(chosen), layout.combinations))
+        for term in layout.terms:
+            site = record[term.site]
+            peeled = peel(site["fn"])
+            own = hasattr(peeled.fn, "total_count")  # trials may be one number a row
+            logs = peeled.fn.log_prob(site["value"] if own else site["value"][chosen])
+            depth = len(term.columns) - (peeled.family.event if peeled.family else 0)
+            logs = jnp.sum(logs, axis=tuple(range(-depth, 0))) if depth else logs
+            logs = logs[..., chosen] if own else logs
+            direct += self._one_table(logs, len(chosen), term.row, site)
+            for piece, shared in zip(term.pieces, term.shared, strict=True):
+                if shared:
+                    c, statistics = next(alone), statistics_of(rows, piece)
+                    table += (statistics @ c)[:, None]
+                    size += (jnp.abs(statistics) @ jnp.abs(c))[:, None]
+            table += columns_of(term, site)[1][chosen][:, None]
+        for name in layout.constants:
+            site = record[name]
+            row = next(-frame.dim for frame in site["cond_indep_stack"] if frame.name == layout.plate)
+            value = constant_of(peel(site["fn"]), site, row, layout, sites)
+            direct += jnp.reshape(jnp.broadcast_to(value, layout.sizes), (1, -1))
+        for name in layout.offsets:
+            direct += jnp.clip(offset_of(name, record[name], layout, sites)[chosen], -ABYSS, ABYSS)
+        return direct, table, size
+
+    def _one_table(self, logs: Array, rows: int, row: int, site: Any) -> Array:
+        """Give log probabilities (…, rows) of a term as (rows, K)."""
+        from triptych.inference.em.recognise import by_latents
+
+        logs = jnp.asarray(logs)
+        spread = jnp.moveaxis(logs, -1, 0) if logs.ndim else logs
+        parts = jax.vmap(lambda one: by_latents(one[..., None], 0, row, site, self.layout, self.sites))(
+            jnp.broadcast_to(spread, (rows, *spread.shape[1:]))
+        )
+        return jnp.reshape(jnp.broadcast_to(parts, (rows, *self.layout.sizes)), (rows, -1))
+
+
+def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedStep:
+    """Give the E-step of a program as a fold over its rows; at `point` the table is compared with its own.
+
+    Raises
+    ------
+    NotRecognisedError : the program is not of this form; the text says why.
+    """
+    from triptych.inference.enumeration import trace_enumerated
+
+    sites = joint.sites
+    found: dict[str, Any] = {}
+
+    def run(theta: Parameters) -> list[Array]:
+        record = trace_enumerated(joint.program, args, kwargs, sites, theta)[0]
+        layout = found["layout"] = read_layout(record, sites, joint.absorbed)
+        read = [
+            jnp.concatenate([jnp.ravel(one) for one in columns_of(t, record[t.site])]) for t in layout.terms
+        ]
+        return read + [offset_of(name, record[name], layout, sites) for name in layout.offsets]
+
+    shapes = {name: jax.ShapeDtypeStruct(site.shape, float) for name, site in sites.parameters.items()}
+    reached = depends_on(jax.make_jaxpr(run)(shapes).jaxpr)
+    layout: Layout = found["layout"]
+    for name, positions in zip([t.site for t in layout.terms] + list(layout.offsets), reached, strict=True):
+        if not positions:
+            continue
+        if name in layout.offsets:
+            raise NotRecognisedError(layout.unknown[name])
+        raise NotRecognisedError(f"what is observed at site '{name}' hangs on a parameter")
+    step = FoldedStep(joint, layout)
+    prepared = step.prepare(args, kwargs)
+    if not bool(prepared.fine):
+        raise NotRecognisedError("a row has a cell that is not finite, or outside its site's support")
+    chosen = np.unique(np.linspace(0, layout.rows - 1, CHECKED).astype(int))
+    direct, table, size = (np.asarray(one) for one in step.compare(point, prepared, chosen))
+    alive = direct > -0.1 * ABYSS
+    worst = np.max(np.abs(direct - table) / np.maximum(size, 1.0), initial=0.0, where=alive)
+    if not (np.all(np.isfinite(size)) and worst < AGREEMENT and np.all(table[~alive] < -0.01 * ABYSS)):
+        raise NotRecognisedError("the table of features differs from the program's own densities")
+    return step
