@@ -253,7 +253,7 @@ class FoldedStep:
         responsibilities = jax.nn.softmax(logits, axis=1).astype(prepared.rows.dtype)
         family = self.family
         problem = self._problem(prepared, family, responsibilities)
-        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ r)
+        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ jnp.asarray(r))
         return Statistics(sums, jnp.zeros(()))
 
     @partial(jax.jit, static_argnums=0)

@@ -89,7 +89,7 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
     plates = {latent.plates for latent in sites.latents.values()}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
         raise NotRecognisedError("the discrete latents are not all in one plate of rows, and in no other")
-    plate = next(iter(plates))[0]
+    plate: str = sites.latents[latents[0]].plates[0]
     sizes = tuple(sites.latents[name].size for name in latents)
     if len(latents) > 1 and math.prod(sizes) > MOST_COMBINATIONS:
         raise NotRecognisedError(f"the discrete latents have {math.prod(sizes)} combinations")
