@@ -141,7 +141,8 @@ def _choices(fn: Any, x: Array) -> Array:
 
 def log_levels(fn: Any) -> Array:
     """Give a categorical's log probabilities, (…, levels); like NumPyro, do not normalise `probs`."""
-    return fn.logits if isinstance(fn, dist.CategoricalProbs) else jax.nn.log_softmax(fn.logits, axis=-1)
+    logits: Any = fn.logits
+    return logits if type(fn) is dist.CategoricalProbs else jax.nn.log_softmax(logits, axis=-1)
 
 
 def _categorical(fn: Any, *_: Any) -> Any:

@@ -192,11 +192,11 @@ class FoldedStep:
             family: Any = peeled.family
             places = dict(zip((index for _, index in family.statistics), term.pieces, strict=True))
             spans = [slice(places[index].start, places[index].stop) for index in sorted(places)]
-            moved = (
+            middle, unit = (
                 tuple(jnp.reshape(values[span], term.columns) for span in spans)
                 for values in (centres, scales)
             )
-            total, found = coefficients(term, family, peeled.fn, *moved, site, layout, sites)
+            total, found = coefficients(term, family, peeled.fn, middle, unit, site, layout, sites)
             constant = constant + total
             for one, alone in zip(found, term.shared, strict=True):
                 if alone:
@@ -253,7 +253,7 @@ class FoldedStep:
         responsibilities = jax.nn.softmax(logits, axis=1).astype(prepared.rows.dtype)
         family = self.family
         problem = self._problem(prepared, family, responsibilities)
-        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ r)
+        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ jnp.asarray(r))
         return Statistics(sums, jnp.zeros(()))
 
     @partial(jax.jit, static_argnums=0)
@@ -267,7 +267,7 @@ class FoldedStep:
         rows = (prepared.rows[chosen].astype(float) - prepared.centre.astype(float)) * prepared.scale.astype(
             float
         )
-        features = self.family.features(rows)
+        features = jnp.asarray(self.family.features(rows))
         coefficient = jnp.asarray(natural.table)
         table, size = features @ coefficient, jnp.abs(features) @ jnp.abs(coefficient)
         alone = iter(natural.shared)

@@ -89,11 +89,12 @@ def read_layout(record: Mapping[str, Any], sites: Survey, absorbed: tuple[str, .
     plates = {latent.plates for latent in sites.latents.values()}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
         raise NotRecognisedError("the discrete latents are not all in one plate of rows, and in no other")
-    (plate,) = next(iter(plates))
+    first = next(iter(sites.latents.values()))
+    plate = next(iter(first.plates))
     sizes = tuple(sites.latents[name].size for name in latents)
     if len(latents) > 1 and math.prod(sizes) > MOST_COMBINATIONS:
         raise NotRecognisedError(f"the discrete latents have {math.prod(sizes)} combinations")
-    rows = sites.latents[latents[0]].shape[0]
+    (rows,) = first.shape
     empty = Layout(latents, sizes, plate, rows, (), (), (), 0, {}, {})
     terms, constants, width, reads, unknown = [], [], 0, {}, {}
     for name in absorbed:

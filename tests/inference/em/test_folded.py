@@ -379,7 +379,7 @@ def test_hard_and_annealed_steps_rest_on_the_fold(key: jax.Array) -> None:
     assert fit.status.ok
     kernel: Any = EM(program, e_step="hard").bind(x)
     assert isinstance(kernel.problem.shape.e_step.exact, FoldedStep)
-    table = np.asarray(jax.nn.one_hot(np.argmax(fit.responsibilities(x)["z"], axis=-1), K))
+    table = np.asarray(jax.nn.one_hot(np.argmax(np.asarray(fit.responsibilities(x)), axis=-1), K))
     np.testing.assert_allclose(table.sum(0), N * (fit.parameters["weights"] * (N + K) / N - 1 / N), atol=1e-4)
 
 
