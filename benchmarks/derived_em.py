@@ -101,7 +101,12 @@ class Poissons:
 
     def features(self, x: Any) -> Any:
         """T(x)."""
-        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1)
+        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1).T
+
+    @property
+    def plain(self) -> bool:
+        """T(x) is the row, behind a 1."""
+        return True
 
     def natural(self, parameters: Any) -> Any:
         """η, (F, K)."""

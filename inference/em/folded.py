@@ -149,7 +149,7 @@ class FoldedStep:
             return ()
         problem = self._problem(prepared, RowFamily(1, tuple(pieces)))
         return over_chunks(
-            problem, lambda rows, *_: tuple(jnp.sum(statistics_of(rows, p), axis=0) for p in pieces)
+            problem, lambda rows, *_: tuple(jnp.sum(statistics_of(rows, p), axis=1) for p in pieces)
         )
 
     def _problem(self, prepared: Prepared, family: Any, weights: Array | None = None) -> MixtureProblem:
@@ -253,7 +253,7 @@ class FoldedStep:
         responsibilities = jax.nn.softmax(logits, axis=1).astype(prepared.rows.dtype)
         family = self.family
         problem = self._problem(prepared, family, responsibilities)
-        sums = over_chunks(problem, lambda rows, r, _: family.features(rows).T @ jnp.asarray(r))
+        sums = over_chunks(problem, lambda rows, r, _: family.features(rows) @ jnp.asarray(r))
         return Statistics(sums, jnp.zeros(()))
 
     @partial(jax.jit, static_argnums=0)
@@ -269,7 +269,7 @@ class FoldedStep:
         )
         features = jnp.asarray(self.family.features(rows))
         coefficient = jnp.asarray(natural.table)
-        table, size = features @ coefficient, jnp.abs(features) @ jnp.abs(coefficient)
+        table, size = features.T @ coefficient, jnp.abs(features.T) @ jnp.abs(coefficient)
         alone = iter(natural.shared)
         direct = jnp.zeros((len(chosen), layout.combinations))
         for term in layout.terms:
@@ -284,8 +284,8 @@ class FoldedStep:
             for piece, shared in zip(term.pieces, term.shared, strict=True):
                 if shared:
                     c, statistics = next(alone), statistics_of(rows, piece)
-                    table += (statistics @ c)[:, None]
-                    size += (jnp.abs(statistics) @ jnp.abs(c))[:, None]
+                    table += (c @ statistics)[:, None]
+                    size += (jnp.abs(c) @ jnp.abs(statistics))[:, None]
             table += columns_of(term, site)[1][chosen][:, None]
         for name in layout.constants:
             site = record[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -54,21 +53,29 @@ class RowFamily:
         """F, the length of T(x)."""
         return 1 + sum(piece.width for piece in self.pieces)
 
+    @property
+    def plain(self) -> bool:
+        """Whether T(x) is made of the columns as they are."""
+        return all(piece.kind == "linear" for piece in self.pieces)
+
     def features(self, x: Array) -> Array:
-        """T(x): (n, C) → (n, F), the first column 1."""
-        ones = jnp.ones((x.shape[0], 1), x.dtype)
-        return jnp.concatenate([ones, *(statistics_of(x, piece) for piece in self.pieces)], axis=1)
+        """T(x): (n, C) → (F, n), the first row 1."""
+        if self.plain:
+            parts = [x[:, piece.start : piece.stop] for piece in self.pieces]
+            return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), *parts], axis=1).T
+        ones = jnp.ones((1, x.shape[0]), x.dtype)
+        return jnp.concatenate([ones, *(statistics_of(x, piece) for piece in self.pieces)])
 
 
 def statistics_of(x: Array, piece: Piece) -> Array:
-    """Give one piece of T(x), (n, width)."""
-    part = jnp.asarray(x[:, piece.start : piece.stop])
+    """Give one piece of T(x), (width, n)."""
+    part = jnp.asarray(x[:, piece.start : piece.stop]).T
     if piece.kind == "squares":
         return part * part
     if piece.kind == "outer":
-        # Row i of the upper triangle at a time: slices, where indices would be a slow gather.
-        return jnp.concatenate([part[:, i : i + 1] * part[:, i:] for i in range(part.shape[1])], axis=1)
+        first, second = np.triu_indices(len(part))
+        return part[first] * part[second]
     if piece.kind == "codes":
-        same = part[..., None] == jnp.arange(piece.levels, dtype=part.dtype)
-        return jnp.reshape(same.astype(part.dtype), (part.shape[0], math.prod(same.shape[1:])))
+        same = part[:, None] == jnp.arange(piece.levels, dtype=part.dtype)[:, None]
+        return jnp.reshape(same.astype(part.dtype), (piece.width, part.shape[1]))
     return part
