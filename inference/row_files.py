@@ -168,9 +168,11 @@ def _table(
 
     def tables() -> Iterator[np.ndarray]:
         # Few batches ahead: memory must not grow with the file.
-        batches = data.to_batches(
-            columns=list(chosen), batch_size=SPOOL_ROWS, batch_readahead=4, fragment_readahead=1
-        )
+        ahead: dict[str, Any] = {"batch_readahead": 4, "fragment_readahead": 1}
+        if not text:  # by threads, memory was seen to grow with the file
+            ahead = {"batch_readahead": 0, "fragment_readahead": 0, "use_threads": False}
+            ahead["fragment_scan_options"] = ds.ParquetFragmentScanOptions(pre_buffer=False)
+        batches = data.to_batches(columns=list(chosen), batch_size=SPOOL_ROWS, **ahead)
         for batch in batches:
             table = np.empty((batch.num_rows, len(chosen)), dtype)
             for d, column in enumerate(batch.columns):
