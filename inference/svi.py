@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
+from triptych.inference.effort import briefly
 from triptych.inference.fit import Evidence, Fit
 from triptych.inference.guide_problem import GAUSSIAN, Problem
 from triptych.inference.guides import Resolved, is_point, resolve
@@ -181,11 +182,12 @@ def optimise(
     """
     args, kwargs = problem.call
     svi = problem.svi
-    state = svi.init(key, *args, **kwargs)
+    state = problem.begin(key)
     length = block_length(settings.steps)
     blocks = max(1, settings.steps // length)
     if block is None:
-        block = jax.jit(lambda state, rate: run_block(svi, args, kwargs, state, rate, length))
+        work = problem.start.posterior.numbers * settings.particles * settings.steps
+        block = briefly(lambda state, rate: run_block(svi, args, kwargs, state, rate, length), work)
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []
