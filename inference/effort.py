@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["briefly", "by_work", "cells", "options"]
+__all__ = ["briefly", "by_work", "cells", "normals", "options"]
 
 Options = dict[str, str | bool | int | float]
 
@@ -24,6 +24,7 @@ MODERATE: Options = BRIEF | {"xla_backend_optimization_level": 1, "xla_llvm_disa
 # Numbers read, times how often: some tenths of a second at full effort.
 LITTLE = 2e7
 SOME = 5e8
+MANY = 10**6  # draws of a normal
 
 
 def cells(*trees: Any) -> int:
@@ -61,6 +62,12 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
         return compiled[key](*args, **kwargs)
 
     return call
+
+
+def normals(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw standard normals, as `jax.random.normal` does."""
+    draw = briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
+    return np.asarray(draw(key))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import numpy as np
 
 from triptych.inference.batches import in_batches
 from triptych.inference.curvature import hessian, principal_factor
-from triptych.inference.effort import briefly, cells
+from triptych.inference.effort import briefly, cells, normals
 from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, Relabellings
@@ -71,7 +71,7 @@ class GaussianApproximation:
         if self.factor is None:
             return self.mode[None, None]
         with double_precision():
-            noise = np.asarray(jax.random.normal(key, (count, self.factor.shape[1])))
+            noise = normals(key, (count, self.factor.shape[1]))
         return (self.mode + noise @ self.factor.T)[None]
 
     def draws(self, key: jax.Array, count: int) -> dict[str, np.ndarray]:

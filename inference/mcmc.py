@@ -14,7 +14,7 @@ import numpy as np
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
-from triptych.inference.effort import briefly, options
+from triptych.inference.effort import briefly, normals, options
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.precision import matching_precision
@@ -111,11 +111,10 @@ class MCMC:
             u = start.centre + start.scale * chains.z
             statistics = chains.statistics | {"lp": _log_joint(start, u, chains.statistics["lp"])}
             walked = Chains(start.space.natural(u), u, statistics, start.space, start.density)
-            pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
             key_bridge = jax.random.fold_in(key, 3)
             depth = self.max_tree_depth
             return fit_of_chains(
-                key_bridge, self, m, walked, pivot, args, kwargs, watch, max_tree_depth=depth
+                key_bridge, self, m, walked, start.parameters, args, kwargs, watch, max_tree_depth=depth
             )
 
 
@@ -163,7 +162,7 @@ def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
     """Give starting points z (chain, p): twice Laplace's spread around the mode, or less."""
     size = len(start.centre)
     factor = np.eye(size) if start.factor is None else start.factor / start.scale[:, None]
-    noise = np.asarray(jax.random.normal(key, (chains, factor.shape[1])), float) @ factor.T
+    noise = np.asarray(normals(key, (chains, factor.shape[1])), float) @ factor.T
 
     def value(z: np.ndarray) -> float:
         at = jnp.asarray(start.centre + start.scale * z, float)

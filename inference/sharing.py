@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["call_of", "kept", "shared", "sharing"]
 
@@ -32,7 +33,14 @@ def sharing() -> Iterator[None]:
         _SCOPE.reset(token)
 
 
-def shared(what: Any, m: Any, args: Any, kwargs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+def shared(
+    what: Any,
+    m: Any,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    make: Callable[[], Any],
+    arrays: Callable[[Any], Any] = lambda made: (),
+) -> Any:
     """Give `make()`, or what it gave before for the same program, data and precision, within `sharing`.
 
     Parameters
@@ -40,19 +48,23 @@ def shared(what: Any, m: Any, args: Any, kwargs: Mapping[str, Any], make: Callab
     what : the name of what is made, and all else that it hangs on.
     m : the marginal of the program.
     args, kwargs : what the program is called with.
+    arrays : the arrays in what was made; where one belongs to a trace, it is not kept.
     """
     call = None if _SCOPE.get() is None else call_of(m, args, kwargs)
-    return make() if call is None else kept((what, str(jnp.result_type(float)), call), make)
+    return make() if call is None else kept((what, str(jnp.result_type(float)), call), make, arrays)
 
 
-def kept(key: Any, make: Callable[[], Any]) -> Any:
+def kept(key: Any, make: Callable[[], Any], arrays: Callable[[Any], Any] = lambda made: ()) -> Any:
     """Give `make()`, or what it gave before under this key, within `sharing`."""
     scope = _SCOPE.get()
     if scope is None:
         return make()
-    if key not in scope:
-        scope[key] = make()
-    return scope[key]
+    if key in scope:
+        return scope[key]
+    made = make()
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays(made))):
+        scope[key] = made
+    return made
 
 
 def call_of(m: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:

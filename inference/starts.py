@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
-from triptych.inference.effort import briefly, cells
+from triptych.inference.effort import briefly, cells, normals
 from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode
 from triptych.inference.precision import double_precision
 from triptych.inference.target import Target, target
@@ -53,6 +53,11 @@ class Start:
     def space(self) -> Coordinates:
         """The change of variables."""
         return self.posterior.space
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The point in the natural parameters, site → array."""
+        return {s: value[0, 0] for s, value in self.space.natural(self.centre[None, None]).items()}
 
     @property
     def density(self) -> Callable[[Any], jax.Array]:
@@ -150,7 +155,7 @@ def around(key: jax.Array, posterior: Target, point: np.ndarray) -> Start:
         factor, log_determinant, _ = principal_factor(precision, posterior.space)
         diagonal = np.diag(precision)
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 1.0)
-        noise = np.asarray(jax.random.normal(key, (ELBO_DRAWS, factor.shape[1])))
+        noise = normals(key, (ELBO_DRAWS, factor.shape[1]))
         values = posterior.values(centre + noise @ factor.T)
         entropy = 0.5 * factor.shape[1] * (1 + np.log(2 * np.pi)) - 0.5 * log_determinant
         elbo = float(np.mean(values) + entropy)

@@ -209,7 +209,7 @@ def optimise(
         if schedule.update(np.concatenate(trace)):
             status = Status.STEP_LIMIT if schedule.cut else Status.CONVERGED
             break
-    parameters = svi.constrain_fn(average)
+    parameters = briefly(svi.constrain_fn, 0)(average)
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
 
 
@@ -250,8 +250,7 @@ def _labels(problem: Problem, m: Marginal, args: Sequence[Any], kwargs: Mapping[
     """Find the labels that a guide with one mode has to be exchanged over."""
     if problem.resolved.name not in UNIMODAL or problem.resolved.own or is_point(problem.resolved.guide):
         return NO_LABELS
-    centre = {s: np.asarray(v) for s, v in problem.start.space.constrain(problem.start.centre).items()}
-    return labels_of(m, centre, args, kwargs)
+    return labels_of(m, problem.start.parameters, args, kwargs)
 
 
 def _aligned(
@@ -262,8 +261,8 @@ def _aligned(
     kwargs: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], list[Finding], float]:
     """Align draws that may have switched labels; also log K! where none had: the guide holds one mode."""
-    pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
-    flat, groups = align_all(m, {site: value[0] for site, value in samples.items()}, pivot, *args, **kwargs)
+    draws = {site: value[0] for site, value in samples.items()}
+    flat, groups = align_all(m, draws, start.parameters, *args, **kwargs)
     findings = [
         Finding("LABELS_AMBIGUOUS", f"The labels of {group.latent} could as well be others in many draws.")
         for group, found in groups
