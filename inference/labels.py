@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -88,10 +90,12 @@ class ResponsibilityRows:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def __call__(self, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Give the rows at one point."""
-        single = {name: np.asarray(value)[None] for name, value in parameters.items()}
-        return next(self.batches(single))[1][0]
+    def __call__(self, parameters: Mapping[str, Any]) -> jax.Array:
+        """Give the rows at one point; may be traced."""
+        posteriors = self.m.posteriors(parameters, *self.args, **self.kwargs)
+        flat = [posteriors[name].reshape(-1, self.group.size) for name in self.group.latents]
+        table = jnp.concatenate(flat)
+        return table[_evenly(len(table))]
 
     def batches(self, draws: Mapping[str, Any]) -> Iterator[tuple[slice, np.ndarray]]:
         """Go through draws, site → (S, ...): which, and their rows (batch, rows, K)."""
@@ -101,9 +105,12 @@ class ResponsibilityRows:
                 for name in self.group.latents
             ]
             table = np.concatenate(flat, axis=1)
-            count = table.shape[1]
-            chosen = slice(None) if count <= ROWS else np.linspace(0, count - 1, ROWS).astype(int)
-            yield part, table[:, chosen]
+            yield part, table[:, _evenly(table.shape[1])]
+
+
+def _evenly(count: int) -> Any:
+    """Give at most 2000 of so many rows."""
+    return slice(None) if count <= ROWS else np.linspace(0, count - 1, ROWS).astype(int)
 
 
 def responsibility_rows(m: Marginal, group: Exchangeable, *args: Any, **kwargs: Any) -> ResponsibilityRows:

@@ -129,7 +129,9 @@ def laplace(
             return _around(target(m, args, kwargs), parameters, objective, labels)
 
     def log_joint(theta: Any) -> jax.Array:
-        return m.log_density(theta, *args, **kwargs) + of_rows(theta, sample_weight - 1.0)
+        return m.log_density(theta, *args, **kwargs) + of_rows(
+            theta, (1.0 if sample_weight is None else sample_weight) - 1.0
+        )
 
     def log_likelihood(theta: Any) -> jax.Array:
         return of_rows(theta, 1.0 if sample_weight is None else sample_weight)

@@ -83,12 +83,13 @@ class Marginal:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a NumPyro program; what the program returns is returned if it has no discrete latent."""
-        sites, plan = self._read(args, kwargs)
+        sites = self._survey(args, kwargs)
         if not sites.latents:
             return self.program(*args, **kwargs)
         from triptych.inference.elimination import eliminate
         from triptych.inference.enumeration import run_enumerated
 
+        plan = self._plan(args, kwargs, sites)
         outer = _Continuous(sites, plan)
         with outer, tracing(self.program):
             self.program(*args, **kwargs)
@@ -108,20 +109,20 @@ class Marginal:
             lambda found: [parameter.support for parameter in found.parameters.values()],
         )
 
-    def _read(self, args: Any, kwargs: Any) -> tuple[Survey, Any]:
-        """Give the program's sites, and the plan of the sum over its latents, `None` without any."""
+    def _survey(self, args: Any, kwargs: Any) -> Survey:
+        """Give the program's sites."""
 
-        def make() -> tuple[Survey, Any]:
-            from triptych.inference.plan import analyse
+        def arrays(found: Survey) -> Any:
+            return [parameter.support for parameter in found.parameters.values()]
 
-            sites = survey(self.program, args, kwargs)
-            plan = analyse(self.program, args, kwargs, sites, self.largest_table) if sites.latents else None
-            return sites, plan
+        return shared("sites", self, args, kwargs, lambda: survey(self.program, args, kwargs), arrays)
 
-        def arrays(found: tuple[Survey, Any]) -> Any:
-            return [parameter.support for parameter in found[0].parameters.values()]
+    def _plan(self, args: Any, kwargs: Any, sites: Survey) -> Any:
+        """Give the plan of the sum over the program's latents."""
+        from triptych.inference.plan import analyse
 
-        return shared("sites", self, args, kwargs, make, arrays)
+        most = self.largest_table
+        return shared("plan", self, args, kwargs, lambda: analyse(self.program, args, kwargs, sites, most))
 
     def log_density(self, parameters: Parameters, *args: Any, **kwargs: Any) -> jax.Array:
         """Give log p(x, θ) in nats, a scalar: natural parameters, no Jacobian.
@@ -130,7 +131,7 @@ class Marginal:
         ------
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
-        sites, _ = self._read(args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
         values = {name: jnp.asarray(value) for name, value in parameters.items()}
         return jnp.asarray(log_density(self, args, kwargs, values)[0])
@@ -168,8 +169,9 @@ class Marginal:
         """Run the program enumerated: its sites, what hangs on its latents, and its factors at θ."""
         from triptych.inference.enumeration import run_enumerated
 
-        sites, plan = self._read(args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
+        plan = self._plan(args, kwargs, sites)
         return sites, plan, run_enumerated(self.program, args, kwargs, sites, parameters).factors
 
     def one_step_ahead(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
@@ -214,10 +216,11 @@ class Marginal:
         from triptych.inference.elimination import eliminate
         from triptych.inference.enumeration import run_enumerated
 
-        sites, plan = self._read(args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
         if not sites.latents:
             return {}
+        plan = self._plan(args, kwargs, sites)
         factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
         absorbed = [factors[name] for name in plan.absorbed]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -187,7 +188,8 @@ def optimise(
     blocks = max(1, settings.steps // length)
     if block is None:
         work = problem.start.posterior.numbers * settings.particles * settings.steps
-        block = briefly(lambda state, rate: run_block(svi, args, kwargs, state, rate, length), work)
+        block = briefly(partial(_block, svi, args, kwargs, length), work)
+    take: Callable[[Any, Any], Any] = block
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []
@@ -195,7 +197,7 @@ def optimise(
     average, status = None, Status.STEP_LIMIT
     for done in range(1, blocks + 1):
         rate = schedule.current
-        state, mean, elbo = block(state, jnp.asarray(rate, jnp.result_type(float)))
+        state, mean, elbo = take(state, jnp.asarray(rate, jnp.result_type(float)))
         elbo = np.asarray(elbo)
         trace.append(elbo)
         rates += [rate] * length
@@ -211,6 +213,12 @@ def optimise(
             break
     parameters = briefly(svi.constrain_fn, 0)(average)
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
+
+
+def _block(
+    svi: Any, args: Sequence[Any], kwargs: Mapping[str, Any], length: int, state: Any, rate: Any
+) -> tuple[Any, Any, jax.Array]:
+    return run_block(svi, args, kwargs, state, rate, length)
 
 
 def run_block(
