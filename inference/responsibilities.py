@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.effort import briefly, cells
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior_tables import posteriors_of
@@ -65,8 +66,12 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
             )
         if fit.method in ("em", "ascent") and not _integrated(fit):
             point = {name: np.asarray(fit.parameters[name])[None] for name in structure.parameters}
-            _, tables = next(posteriors_of(m, point, args, kwargs))
-            answer = {name: table[0] for name, table in tables.items()}
+            if point:
+                _, tables = next(posteriors_of(m, point, args, kwargs))
+                answer = {name: table[0] for name, table in tables.items()}
+            else:  # nothing but discrete latents
+                found = briefly(lambda: m.posteriors({}, *args, **kwargs), cells(args, kwargs))()
+                answer = {name: np.asarray(table) for name, table in found.items()}
         else:
             posterior = fit.data["posterior"]
             draws = {name: np.asarray(posterior[name].values) for name in structure.parameters}
