@@ -186,10 +186,8 @@ def optimise(
     state = problem.begin(key)
     length = block_length(settings.steps)
     blocks = max(1, settings.steps // length)
-    if block is None:
-        work = problem.start.posterior.numbers * settings.particles * settings.steps
-        block = briefly(partial(_block, svi, args, kwargs, length), work)
-    take: Callable[[Any, Any], Any] = block
+    work = problem.start.posterior.numbers * settings.particles * settings.steps
+    take = briefly(partial(_block, svi, args, kwargs, length), work) if block is None else block
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []
