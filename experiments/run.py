@@ -155,8 +155,21 @@ def run(
     InputError : the input is wrong; then nothing has been written.
     """
     started = time.perf_counter() if started is None else started
-    progress = progress or Silent()
     seconds_import = _import_inference(started)
+    from triptych.inference.sharing import sharing
+
+    with sharing():
+        return _run(experiment, directory, progress or Silent(), report, started, seconds_import)
+
+
+def _run(
+    experiment: Experiment,
+    directory: Path,
+    progress: Progress,
+    report: bool,
+    started: float,
+    seconds_import: float,
+) -> Outcome:
     prepared = prepare(experiment)
     config = experiment.config
     before = _check_directory(directory, config)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from triptych.inference.diagnostics import diagnose, invariants
+from triptych.inference.effort import cells
 from triptych.inference.evidence import of_chains, walk
 from triptych.inference.fit import Fit
 from triptych.inference.labels import align_all
@@ -77,7 +78,7 @@ def fit_of_chains(
     tree, findings = assemble(m, samples, args, kwargs, sample_stats=statistics)
     total = log_likelihood_at(m, estimate, args, kwargs)
     walked = walk(chains.space, chains.density, chains.u, statistics["lp"], samples, groups)
-    evidence, doubts = of_chains(key, walked, batch_size(structure))
+    evidence, doubts = of_chains(key, walked, batch_size(structure), cells(args, kwargs))
     rows: np.ndarray | None = None
     if "log_likelihood" in tree.children:
         units = tree["log_likelihood"].data_vars.values()

@@ -12,11 +12,11 @@ import numpy as np
 
 from triptych.inference.arguments import checked
 from triptych.inference.batch_and_match import whitened, whitening
+from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, fit_of_chains
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.mcmc import overdispersed
-from triptych.inference.posterior import in_batches
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import find_start
 from triptych.inference.timing import stopwatch

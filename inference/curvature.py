@@ -1,18 +1,34 @@
-"""A precision matrix turned into standard deviations, where it has any: which directions are determined."""
+"""The Hessian of a log density, and a precision turned into standard deviations, where it has any."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.status import Finding
 from triptych.inference.unconstrained import Coordinates
 
-__all__ = ["principal_factor"]
+__all__ = ["hessian", "principal_factor"]
 
 FLAT = 1e-10  # relative curvature below which a direction counts as not identified
+HESSIAN_BATCH = 32  # Hessian columns computed at a time
 EDGE_PRECISION = 1e-3  # of a logit or logarithm: a standard error above 30 means "on the edge"
+
+
+def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:
+    """Give ∂²f/∂u∂uᵀ, (p, p), by Hessian-vector products, a batch at a time so that memory stays bounded."""
+    gradient = jax.grad(function)
+
+    def column(direction: Any) -> jax.Array:
+        return jax.jvp(gradient, (u,), (direction,))[1]
+
+    basis = jnp.eye(u.shape[0], dtype=u.dtype)
+    square = jax.lax.map(column, basis, batch_size=min(HESSIAN_BATCH, max(u.shape[0], 1)))
+    return 0.5 * (square + square.T)
 
 
 def principal_factor(

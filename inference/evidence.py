@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference import importance
+from triptych.inference.batches import BATCH, in_batches
 from triptych.inference.bridge import Bridge, Student, bridge, fit_student, halves
 from triptych.inference.em.starts import generator
 from triptych.inference.exchangeable import Exchangeable
 from triptych.inference.fit import Evidence, Route
 from triptych.inference.labels import Aligned
-from triptych.inference.posterior import in_batches
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import Relabellings, relabellings
 from triptych.inference.unconstrained import Coordinates
@@ -83,7 +82,9 @@ def walk(
     return Walked(space, aligned, np.asarray(log_joint + jacobian, float), density, labels, separate)
 
 
-def of_chains(key: jax.Array, walked: Walked, batch: int = 64) -> tuple[Evidence, tuple[Finding, ...]]:
+def of_chains(
+    key: jax.Array, walked: Walked, batch: int = BATCH, numbers: int = 0
+) -> tuple[Evidence, tuple[Finding, ...]]:
     """Estimate log p(x) from chains by bridge sampling, crosswise between the halves of their draws.
 
     A Student t fitted to one half meets the draws of the other half; the two estimates are averaged, and
@@ -96,6 +97,7 @@ def of_chains(key: jax.Array, walked: Walked, batch: int = 64) -> tuple[Evidence
     key : random key, of the proposals.
     walked : the chains.
     batch : densities computed at a time.
+    numbers : how many a density reads.
 
     Returns
     -------
@@ -114,7 +116,7 @@ def of_chains(key: jax.Array, walked: Walked, batch: int = 64) -> tuple[Evidence
     number = min(chains * count // 2, MOST_PROPOSALS)
     random = generator(key)
     proposals = np.stack([student.sample(random, number) for student in students])
-    densities = in_batches(walked.density, proposals.reshape(-1, size), batch=batch)
+    densities = in_batches(walked.density, proposals.reshape(-1, size), batch, numbers=numbers)
     densities = np.where(np.isnan(densities), -np.inf, densities).reshape(2, number)
     tables = _log_proposals(walked, students, [first, second], proposals)
     ratios = [
@@ -130,36 +132,12 @@ def _log_proposals(
     walked: Walked, students: list[Student], parts: list[np.ndarray], proposals: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Give log g of each half's draws (chain, draw) and of its proposals (n,), labels exchanged."""
-    if walked.labels.size == 1:
-        shift = walked.labels.separate
-        flat = [part.reshape(-1, part.shape[-1]) for part in parts]
-        return [
-            (
-                student.log_density(draws).reshape(part.shape[:2]) - shift,
-                student.log_density(other) - shift,
-            )
-            for student, part, draws, other in zip(students, parts, flat, proposals, strict=True)
-        ]
-    size = proposals.shape[-1]
-    location = jnp.asarray(np.stack([student.location for student in students]))
-    inverse = jnp.asarray(np.stack([student.inverse for student in students]))
-    constant = jnp.asarray(np.stack([student.constant for student in students]))
-    nu = students[0].degrees
-
-    def one(item: Any) -> jax.Array:
-        which = item["which"]
-
-        def log_density(u: Any) -> jax.Array:
-            white = inverse[which] @ (u - location[which])
-            return constant[which] - 0.5 * (nu + size) * jnp.log1p(jnp.sum(white**2) / nu)
-
-        return walked.labels.exchanged(walked.space, log_density, item["u"])
-
-    points = [part.reshape(-1, size) for part in (*parts, *proposals)]
-    which = np.concatenate([np.full(len(part), i % 2) for i, part in enumerate(points)])
-    values = in_batches(one, {"u": np.concatenate(points), "which": which})
-    pieces = np.split(values, np.cumsum([len(part) for part in points])[:-1])
-    return [(pieces[i].reshape(parts[i].shape[:2]), pieces[2 + i]) for i in range(2)]
+    tables = []
+    for student, part, others in zip(students, parts, proposals, strict=True):
+        points = np.concatenate([part.reshape(-1, part.shape[-1]), others])
+        values = walked.labels.exchanged_at(walked.space, student.log_density, points)
+        tables.append((values[: -len(others)].reshape(part.shape[:2]), values[-len(others) :]))
+    return tables
 
 
 def _counted(labels: Relabellings) -> str:

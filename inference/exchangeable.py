@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to
 
+from triptych.inference.effort import briefly, cells
 from triptych.inference.marginal import Marginal
 from triptych.inference.precision import double_precision
 from triptych.inference.program import Structure
 from triptych.inference.scans import before
+from triptych.inference.sharing import call_of
 from triptych.inference.survey import survey
 
 __all__ = ["Exchangeable", "exchangeable", "permute"]
@@ -85,7 +86,7 @@ def exchangeable(
     -------
     One entry for each group of latents that share labels, and for each class of labels that can be swapped.
     """
-    key = _call_of(m, args, kwargs)
+    key = call_of(m, args, kwargs)
     if key is not None and key in _FOUND:
         return _FOUND[key]
     found = _find(m, parameters, args, kwargs)
@@ -101,20 +102,6 @@ REMEMBERED = 8
 _FOUND: dict[Any, tuple[Exchangeable, ...]] = {}
 
 
-def _call_of(m: Marginal, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Give what the answer hangs on: the program and its arguments' values; `None` where that is no key."""
-    leaves, tree = jax.tree.flatten((args, dict(kwargs)))
-    try:
-        hash(m.program)
-        arrays = [np.asarray(leaf) for leaf in leaves]
-    except Exception:  # a program that is not hashable, an argument that is no array
-        return None
-    if any(array.dtype == object for array in arrays):
-        return None
-    marks = tuple((a.shape, a.dtype.str, hashlib.sha256(a.tobytes()).digest()) for a in arrays)
-    return (m.program, m.largest_table, str(tree), marks)
-
-
 def _find(
     m: Marginal, parameters: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Exchangeable, ...]:
@@ -124,12 +111,12 @@ def _find(
             return ()
         theta = _generic(parameters, structure)
 
-        @jax.jit
-        def density(theta: Mapping[str, jax.Array]) -> jax.Array:
+        def log_density(theta: Mapping[str, jax.Array]) -> jax.Array:
             inside = [jnp.all(site.support(theta[name])) for name, site in structure.parameters.items()]
-            log_density = m.log_density(theta, *args, **kwargs)
-            return jnp.where(jnp.all(jnp.array(inside)), log_density, -jnp.inf)
+            value = m.log_density(theta, *args, **kwargs)
+            return jnp.where(jnp.all(jnp.array(inside)), value, -jnp.inf)
 
+        density = briefly(log_density, 10 * cells(args, kwargs))
         base = density(theta)
         groups: list[Exchangeable] = []
         left: list[str] = []
@@ -167,7 +154,6 @@ def _merge(groups: list[Exchangeable]) -> tuple[Exchangeable, ...]:
 def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, jax.Array]:
     """Move a point a little, so that no two components are equal by accident; stay inside the supports."""
 
-    @jax.jit
     def move(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
         random = np.random.default_rng(0)
         moved = {}
@@ -181,7 +167,9 @@ def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, j
             moved[name] = transform(free + scale * random.normal(size=free.shape))
         return moved
 
-    return move({name: jnp.asarray(parameters[name], jnp.float64) for name in structure.parameters})
+    return briefly(move, 0)(
+        {name: jnp.asarray(parameters[name], jnp.float64) for name in structure.parameters}
+    )
 
 
 def _is_symmetric(
@@ -294,4 +282,8 @@ def _slopes(
         return eliminate([at_label(factors[name], label) for name in members], sites)
 
     labels = jnp.arange(sites.latents[latents[0]].size)
-    return jax.jit(lambda theta: jax.lax.map(lambda label: jax.grad(log_joint)(theta, label), labels))(theta)
+    slopes = briefly(
+        lambda theta: jax.lax.map(lambda label: jax.grad(log_joint)(theta, label), labels),
+        10 * cells(args, kwargs),
+    )
+    return slopes(theta)

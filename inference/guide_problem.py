@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.guides import Resolved, is_point, resolve, whitened, whitening
+from triptych.inference.batches import in_batches
+from triptych.inference.effort import briefly
+from triptych.inference.guides import Resolved, is_point, resolve, shape_of, whitened, whitening
 from triptych.inference.marginal import Marginal
-from triptych.inference.posterior import in_batches
 from triptych.inference.starts import Start, target
 from triptych.inference.symmetry import Relabellings
 
@@ -23,6 +24,7 @@ __all__ = ["GAUSSIAN", "Problem", "optimiser_of"]
 
 # Guides whose density is a Gaussian's in closed form.
 GAUSSIAN = ("AutoDiagonalNormal", "AutoMultivariateNormal", "AutoLowRankMultivariateNormal")
+SHAPED = (*GAUSSIAN, "AutoNormal")  # that are set up from the shape of a program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Problem:
     matrix: np.ndarray  # u = centre + matrix · z
     call: tuple[tuple[Any, ...], dict[str, Any]]  # of `program` and guide
     svi: Any
+    settings: SVI | None = None  # where the guide needs no more of the program than its shape
 
     @classmethod
     def make(
@@ -48,10 +51,28 @@ class Problem:
         matrix = whitening(start, settings.guide)
         program = whitened(start, matrix, density, jacobian=not point)
         resolved = resolve(settings.guide, program, start, settings.guide_options)
+        light = resolved.name in SHAPED and not resolved.own
+        if light:
+            resolved = resolve(settings.guide, shape_of(start), start, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
         fitted = m if resolved.own else program
         svi = optimiser_of(settings, fitted, resolved.guide)
-        return cls(fitted, resolved, m, start, matrix, call, svi)
+        return cls(fitted, resolved, m, start, matrix, call, svi, settings if light else None)
+
+    def begin(self, key: jax.Array) -> Any:
+        """Give the state before the first step."""
+        from numpyro import handlers
+
+        args, kwargs = self.call
+        if self.settings is None:
+            return self.svi.init(key, *args, **kwargs)
+        # Operation by operation NumPyro would compile the density, its gradient, and a hundred small things.
+        with handlers.block(), handlers.seed(rng_seed=0):
+            self.resolved.guide._setup_prototype()
+        first = optimiser_of(self.settings, shape_of(self.start), self.resolved.guide)
+        state = briefly(first.init, 0)(key)
+        self.svi.constrain_fn = first.constrain_fn
+        return state
 
     def draw(
         self,
@@ -76,19 +97,19 @@ class Problem:
 
         args, kwargs = self.call
         guide, own = self.resolved.guide, self.resolved.own
+        if self.resolved.name in GAUSSIAN and not own:
+            return self._draw_gaussian(key, parameters, keep=keep, count=count, labels=labels, batch=batch)
         sites = self.start.space.sites if own else ("z",)
         gaussian = None
         if isinstance(guide, AutoLaplaceApproximation) and not own:
             gaussian = guide.get_posterior(parameters)
-        # The same density in closed form, where there is one: quicker to compile than the guide's program.
-        closed = guide.get_posterior(parameters) if self.resolved.name in GAUSSIAN and not own else gaussian
         centre, matrix = jnp.asarray(self.start.centre, float), jnp.asarray(self.matrix, float)
         inverse = 1 / matrix if matrix.ndim == 1 else jnp.linalg.inv(matrix)
 
         def log_q_at(u: Any) -> Any:
             z = (u - centre) * inverse if inverse.ndim == 1 else inverse @ (u - centre)
-            if closed is not None:
-                return closed.log_prob(z)
+            if gaussian is not None:
+                return gaussian.log_prob(z)
             # An autoguide draws all sites at once, as "_auto_latent", or each by its name.
             seeded = handlers.seed(handlers.substitute(guide, {"z": z, "_auto_latent": z}), key)
             return log_density(seeded, args, kwargs, dict(parameters))[0]
@@ -109,7 +130,7 @@ class Problem:
             lp = log_density(handlers.seed(self.program, 0), args, kwargs, values)[0]
             return values, lp, log_q
 
-        values, lp, log_q = in_batches(one, np.arange(count), batch=batch)
+        values, lp, log_q = in_batches(one, np.arange(count), batch, numbers=self.start.posterior.numbers)
         statistics = (
             {"lp": lp[None]} if is_point(guide) else {"lp": lp[None], "log_weight": (lp - log_q)[None]}
         )
@@ -117,6 +138,41 @@ class Problem:
             return {site: value[None, :keep] for site, value in values.items()}, statistics
         kept = values["z"][:keep]
         return self.start.space.natural(np.asarray(self._unwhitened(kept))[None]), statistics
+
+    def _draw_gaussian(
+        self,
+        key: jax.Array,
+        parameters: Mapping[str, Any],
+        *,
+        keep: int,
+        count: int,
+        labels: Relabellings,
+        batch: int,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Draw from a guide whose density is a Gaussian's: only its draws have to be compiled for it."""
+        from numpyro import handlers
+
+        guide = self.resolved.guide
+        closed = guide.get_posterior(parameters)
+
+        def one(index: Any) -> Any:
+            seeded = handlers.seed(guide, jax.random.fold_in(key, index))
+            drawn = handlers.trace(handlers.substitute(seeded, dict(parameters))).get_trace()
+            return drawn["z"]["value"]
+
+        matrix = self.matrix
+        inverse = 1 / matrix if matrix.ndim == 1 else np.linalg.inv(matrix)
+        volume = np.sum(np.log(matrix)) if matrix.ndim == 1 else np.linalg.slogdet(matrix)[1]
+
+        def log_q(u: np.ndarray) -> np.ndarray:
+            z = (u - self.start.centre) * inverse if matrix.ndim == 1 else (u - self.start.centre) @ inverse.T
+            return in_batches(closed.log_prob, z)
+
+        z = in_batches(one, np.arange(count))
+        u = self._unwhitened(z)
+        lp = in_batches(self.start.density, u, batch, numbers=self.start.posterior.numbers) + volume
+        log_weight = lp - labels.exchanged_at(self.start.space, log_q, u)
+        return self.start.space.natural(u[None, :keep]), {"lp": lp[None], "log_weight": log_weight[None]}
 
     def _unwhitened(self, z: Any) -> Any:
         """Give u = centre + W z, for one z (p,) or many (n, p)."""

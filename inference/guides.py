@@ -15,7 +15,7 @@ import numpy as np
 from triptych.inference.starts import Start
 from triptych.models.errors import InputError
 
-__all__ = ["Resolved", "guide_names", "is_point", "resolve", "whitened", "whitening"]
+__all__ = ["Resolved", "guide_names", "is_point", "resolve", "shape_of", "whitened", "whitening"]
 
 # Neither a guide to name nor one that a program alone can be given to.
 BASES = ("AutoGuide", "AutoContinuous")
@@ -119,6 +119,17 @@ def whitened(
         with numpyro.handlers.block():  # the sites inside the density are not this program's
             value = density(centre + (W * z if W.ndim == 1 else W @ z))
         numpyro.factor("log_density", value + (log_volume if jacobian else 0.0))
+
+    return program
+
+
+def shape_of(start: Start) -> Callable[[], None]:
+    """Give the site of `whitened` without its density: all that setting up a Gaussian guide looks at."""
+    import numpyro
+    from numpyro.distributions import ImproperUniform, constraints
+
+    def program() -> None:
+        numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (len(start.centre),)))
 
     return program
 

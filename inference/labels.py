@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from triptych.inference.batches import batches
 from triptych.inference.exchangeable import Exchangeable, exchangeable, permute
 from triptych.inference.marginal import Marginal
+from triptych.inference.posterior_tables import posteriors_of
 
 __all__ = [
     "Aligned",
@@ -27,9 +30,10 @@ __all__ = [
 CLOSE = 1.0  # nats: a margin below this is a label that could as well be another
 AMBIGUOUS_SHARE = 0.05  # of draws with a close margin, above which the alignment is ambiguous
 FLOOR = 1e-10  # below every responsibility of the pivot, so that a hard zero is no infinite cost
+MOST_HELD = 2 * 10**7  # responsibilities of all draws that are kept from pass to pass: 160 MB
 ROWS = 2000  # of the responsibilities, evenly spaced, are enough to tell components apart
 
-Responsibilities = Callable[[Mapping[str, jax.Array]], jax.Array]
+Responsibilities = Callable[[Mapping[str, Any]], Any]
 
 
 class Aligned(NamedTuple):
@@ -74,19 +78,44 @@ def permute_draws(
     return answer
 
 
-def responsibility_rows(m: Marginal, group: Exchangeable, *args: Any, **kwargs: Any) -> Responsibilities:
-    """Give the function θ → (rows, K): the posteriors of a group's latents, one row a latent and place.
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResponsibilityRows:
+    """θ → (rows, K): the posteriors of a group's latents, one row a latent and place.
 
     At most 2000 rows, evenly spaced, which are enough to tell components apart.
     """
 
-    def rows(parameters: Mapping[str, jax.Array]) -> jax.Array:
-        posteriors = m.posteriors(parameters, *args, **kwargs)
-        table = jnp.concatenate([posteriors[name].reshape(-1, group.size) for name in group.latents])
-        count = len(table)
-        return table if count <= ROWS else table[np.linspace(0, count - 1, ROWS).astype(int)]
+    m: Marginal
+    group: Exchangeable
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
 
-    return rows
+    def __call__(self, parameters: Mapping[str, Any]) -> jax.Array:
+        """Give the rows at one point; may be traced."""
+        posteriors = self.m.posteriors(parameters, *self.args, **self.kwargs)
+        flat = [posteriors[name].reshape(-1, self.group.size) for name in self.group.latents]
+        table = jnp.concatenate(flat)
+        return table[_evenly(len(table))]
+
+    def batches(self, draws: Mapping[str, Any]) -> Iterator[tuple[slice, np.ndarray]]:
+        """Go through draws, site → (S, ...): which, and their rows (batch, rows, K)."""
+        for part, tables in posteriors_of(self.m, draws, self.args, self.kwargs):
+            flat = [
+                tables[name].reshape(part.stop - part.start, -1, self.group.size)
+                for name in self.group.latents
+            ]
+            table = np.concatenate(flat, axis=1)
+            yield part, table[:, _evenly(table.shape[1])]
+
+
+def _evenly(count: int) -> Any:
+    """Give at most 2000 of so many rows."""
+    return slice(None) if count <= ROWS else np.linspace(0, count - 1, ROWS).astype(int)
+
+
+def responsibility_rows(m: Marginal, group: Exchangeable, *args: Any, **kwargs: Any) -> ResponsibilityRows:
+    """Give the function θ → (rows, K) of a group's latents."""
+    return ResponsibilityRows(m, group, args, kwargs)
 
 
 def align(
@@ -176,35 +205,34 @@ def _responsibility_costs(
 
     Beside them, for each draw, the probability Σ_k (mean_n r_nk)² that two random rows share a component.
     """
-    first = {name: jnp.asarray(pivot[name]) for name in draws}
-    start = jax.jit(responsibilities)(first)
-    count, batch = len(next(iter(draws.values()))), max(1, 10**6 // start.size)
-
-    @jax.jit
-    def tables(draws: dict[str, jax.Array], mean: jax.Array) -> tuple[jax.Array, jax.Array]:
-        log_mean = jnp.log(mean + FLOOR)
-
-        def table(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            r = responsibilities(draw)
-            return -r.T @ log_mean, jnp.sum(jnp.mean(r, axis=0) ** 2)
-
-        return jax.lax.map(table, draws, batch_size=batch)
-
-    @jax.jit
-    def average(draws: dict[str, jax.Array], permutations: jax.Array) -> jax.Array:
-        def add(total: jax.Array, item: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
-            return total + responsibilities(item[0])[:, item[1]], None
-
-        return jax.lax.scan(add, jnp.zeros_like(start), (draws, permutations))[0] / count
-
-    device = {name: jnp.asarray(value) for name, value in draws.items()}
+    start = _rows_of(responsibilities, {name: np.asarray(pivot[name])[None] for name in draws})
+    mean = next(start)[1][0]
+    count = len(next(iter(draws.values())))
+    held = list(_rows_of(responsibilities, draws)) if count * mean.size <= MOST_HELD else None
 
     def costs(permutations: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        mean = start if permutations is None else average(device, jnp.asarray(permutations))
-        cost, together = tables(device, mean)
-        return np.asarray(cost, float), np.asarray(together, float)
+        centre = mean
+        if permutations is not None:
+            centre = np.zeros(mean.shape)
+            for part, r in held or _rows_of(responsibilities, draws):
+                centre += np.take_along_axis(r, permutations[part, None, :], axis=2).sum(axis=0)
+            centre /= count
+        log_centre = np.log(centre + FLOOR)
+        cost, together = np.empty((count, *mean.shape[1:] * 2)), np.empty(count)
+        for part, r in held or _rows_of(responsibilities, draws):
+            cost[part] = -np.swapaxes(r, 1, 2) @ log_centre
+            together[part] = np.sum(np.mean(r, axis=1) ** 2, axis=1)
+        return cost, together
 
     return costs
+
+
+def _rows_of(
+    responsibilities: Responsibilities, draws: Mapping[str, np.ndarray]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    if isinstance(responsibilities, ResponsibilityRows):
+        return responsibilities.batches(draws)
+    return batches(responsibilities, dict(draws))
 
 
 def _parameter_costs(draws: Mapping[str, np.ndarray], group: Exchangeable, pivot: Mapping[str, Any]) -> Costs:

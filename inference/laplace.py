@@ -10,16 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.curvature import principal_factor
+from triptych.inference.batches import in_batches
+from triptych.inference.curvature import hessian, principal_factor
+from triptych.inference.effort import briefly, cells, normals
 from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, Relabellings
+from triptych.inference.target import Target, target, target_of
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["GaussianApproximation", "hessian", "laplace", "laplace_from_density"]
 
 LARGEST_HESSIAN = 2000  # coordinates; a dense Hessian beyond takes minutes and gigabytes
-HESSIAN_BATCH = 32  # Hessian columns computed at a time
 ROUNDS = 4  # of whitening and climbing, before the mode counts as not found
 CLOSE = 1e-6  # nats between a mode and the top of the parabola fitted there
 
@@ -40,6 +42,7 @@ class GaussianApproximation:
     findings : what does not hold.
     density : log density of u that was approximated.
     labels : the relabellings that leave it as it is; the Gaussian stands for all of them.
+    numbers : how many the density reads.
     """
 
     coordinates: Coordinates
@@ -50,6 +53,7 @@ class GaussianApproximation:
     findings: tuple[Finding, ...]
     density: Callable[[Any], jax.Array]
     labels: Relabellings = NO_LABELS
+    numbers: int = 0
 
     @property
     def covariance(self) -> np.ndarray | None:
@@ -67,7 +71,7 @@ class GaussianApproximation:
         if self.factor is None:
             return self.mode[None, None]
         with double_precision():
-            noise = np.asarray(jax.random.normal(key, (count, self.factor.shape[1])))
+            noise = normals(key, (count, self.factor.shape[1]))
         return (self.mode + noise @ self.factor.T)[None]
 
     def draws(self, key: jax.Array, count: int) -> dict[str, np.ndarray]:
@@ -80,23 +84,19 @@ class GaussianApproximation:
 
         q is the Gaussian with its labels exchanged; there are no weights where it does not span the space.
         """
-        from triptych.inference.posterior import in_batches
-
         u = self.unconstrained(key, count)
         with double_precision():
-            lp = in_batches(self.density, u[0], batch=batch)[None]
+            lp = in_batches(self.density, u[0], batch, numbers=self.numbers)[None]
             if self.factor is None or self.factor.shape[1] < len(self.mode):
                 return {"lp": lp}
-            mode, inverse = jnp.asarray(self.mode), jnp.asarray(np.linalg.inv(self.factor))
+            mode, inverse = self.mode, np.linalg.inv(self.factor)
             constant = -0.5 * len(self.mode) * np.log(2 * np.pi) - np.linalg.slogdet(self.factor)[1]
 
-            def log_q(point: Any) -> jax.Array:
-                return constant - 0.5 * jnp.sum((inverse @ (point - mode)) ** 2)
+            def log_q(points: np.ndarray) -> np.ndarray:
+                return constant - 0.5 * np.sum(((points - mode) @ inverse.T) ** 2, axis=1)
 
-            def exchanged(point: Any) -> jax.Array:
-                return self.labels.exchanged(self.coordinates, log_q, point)
-
-            return {"lp": lp, "log_weight": lp - in_batches(exchanged, u[0])[None]}
+            log_density = self.labels.exchanged_at(self.coordinates, log_q, u[0])
+            return {"lp": lp, "log_weight": lp - log_density[None]}
 
 
 def laplace(
@@ -123,10 +123,15 @@ def laplace(
     """
     kwargs = kwargs or {}
     structure = m.structure(*args, **kwargs)
+    supports = {site: parameter.support for site, parameter in structure.parameters.items()}
+    if objective == "map" and sample_weight is None:
+        with double_precision():
+            return _around(target(m, args, kwargs), parameters, objective, labels)
 
     def log_joint(theta: Any) -> jax.Array:
-        value = m.log_density(theta, *args, **kwargs)
-        return value if sample_weight is None else value + of_rows(theta, sample_weight - 1.0)
+        return m.log_density(theta, *args, **kwargs) + of_rows(
+            theta, (1.0 if sample_weight is None else sample_weight) - 1.0
+        )
 
     def log_likelihood(theta: Any) -> jax.Array:
         return of_rows(theta, 1.0 if sample_weight is None else sample_weight)
@@ -135,12 +140,10 @@ def laplace(
         rows = m.log_likelihood(theta, *args, **kwargs)
         return sum((jnp.sum(weights * row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
 
+    density = log_likelihood if objective == "mle" else log_joint
+    numbers = cells(args, kwargs)
     return laplace_from_density(
-        log_likelihood if objective == "mle" else log_joint,
-        parameters,
-        {site: parameter.support for site, parameter in structure.parameters.items()},
-        objective=objective,
-        labels=labels,
+        density, parameters, supports, objective=objective, labels=labels, numbers=numbers
     )
 
 
@@ -151,6 +154,7 @@ def laplace_from_density(
     *,
     objective: str = "map",
     labels: Relabellings = NO_LABELS,
+    numbers: int = 0,
 ) -> GaussianApproximation:
     """Approximate any log density of named parameters; `laplace` says what the arguments are.
 
@@ -160,30 +164,37 @@ def laplace_from_density(
         in the natural parameters; the log-Jacobian is added here.
     parameters : site → start.
     supports : site → NumPyro constraint.
+    numbers : how many the density reads.
     """
     with double_precision():
-        start = {site: jnp.asarray(np.asarray(parameters[site], dtype=float)) for site in supports}
-        space = coordinates({site: (start[site].shape, support) for site, support in supports.items()})
-        density = space.density(log_density, jacobian=objective == "map")
-        u = np.asarray(jax.jit(space.unconstrain)(start))
-        # Compiled once for the climb and for the value: operation by operation it would cost seconds.
-        value_and_grad = jax.jit(jax.value_and_grad(density))
-        if space.size > LARGEST_HESSIAN:
-            finding = Finding(
-                "LAPLACE_SKIPPED",
-                f"{space.size} coordinates are too many for a dense Hessian (limit {LARGEST_HESSIAN}): "
-                "no standard errors. Use SVI or MCMC for them.",
-            )
-            return GaussianApproximation(
-                space, u, None, float(value_and_grad(jnp.asarray(u))[0]), None, (finding,), density
-            )
-        curvature = jax.jit(lambda x: -hessian(density, x))
-        found = True
-        if objective == "map":
-            u, precision, found = find_mode(value_and_grad, curvature, u)
-        else:
-            precision = np.asarray(curvature(jnp.asarray(u)))
-        value = float(value_and_grad(jnp.asarray(u))[0])
+        space = coordinates({site: (np.shape(parameters[site]), one) for site, one in supports.items()})
+        goal = target_of(space, log_density, numbers, jacobian=objective == "map")
+        return _around(goal, parameters, objective, labels)
+
+
+def _around(
+    goal: Target, parameters: Mapping[str, Any], objective: str, labels: Relabellings
+) -> GaussianApproximation:
+    """Climb from a point to the mode ("map"), or stay ("mle"), and measure the curvature there."""
+    space = goal.space
+    start = {site: jnp.asarray(np.asarray(parameters[site], dtype=float)) for site in space.sites}
+    u = np.asarray(briefly(space.unconstrain, 0)(start))
+    if space.size > LARGEST_HESSIAN:
+        finding = Finding(
+            "LAPLACE_SKIPPED",
+            f"{space.size} coordinates are too many for a dense Hessian (limit {LARGEST_HESSIAN}): "
+            "no standard errors. Use SVI or MCMC for them.",
+        )
+        value = float(goal.value_and_grad(jnp.asarray(u))[0])
+        return GaussianApproximation(
+            space, u, None, value, None, (finding,), goal.density, numbers=goal.numbers
+        )
+    found = True
+    if objective == "map":
+        u, precision, found = find_mode(goal.value_and_grad, goal.curvature, u)
+    else:
+        precision = np.asarray(goal.curvature(jnp.asarray(u)))
+    value = float(goal.value_and_grad(jnp.asarray(u))[0])
     factor, log_determinant, findings = principal_factor(precision, space)
     if not found:
         findings += (
@@ -197,19 +208,9 @@ def laplace_from_density(
     if objective == "map" and factor.shape[1] == space.size and np.isfinite(value):
         log_evidence = value + 0.5 * space.size * np.log(2 * np.pi) - 0.5 * log_determinant
         log_evidence += labels.log_count
-    return GaussianApproximation(space, u, factor, value, log_evidence, findings, density, labels)
-
-
-def hessian(function: Callable[[Any], Any], u: Any) -> jax.Array:
-    """Give ∂²f/∂u∂uᵀ, (p, p), by Hessian-vector products, a batch at a time so that memory stays bounded."""
-    gradient = jax.grad(function)
-
-    def column(direction: Any) -> jax.Array:
-        return jax.jvp(gradient, (u,), (direction,))[1]
-
-    basis = jnp.eye(u.shape[0], dtype=u.dtype)
-    square = jax.lax.map(column, basis, batch_size=min(HESSIAN_BATCH, max(u.shape[0], 1)))
-    return 0.5 * (square + square.T)
+    return GaussianApproximation(
+        space, u, factor, value, log_evidence, findings, goal.density, labels, goal.numbers
+    )
 
 
 def find_mode(

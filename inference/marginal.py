@@ -14,6 +14,7 @@ from numpyro.primitives import Messenger
 
 from triptych.inference.program import LARGEST_TABLE, Structure, describe
 from triptych.inference.scans import is_scan, plain_run, site_of
+from triptych.inference.sharing import shared
 from triptych.inference.survey import Survey, first_value, survey
 from triptych.inference.tracing import Program, tracing
 from triptych.models.errors import InputError
@@ -82,14 +83,13 @@ class Marginal:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a NumPyro program; what the program returns is returned if it has no discrete latent."""
-        sites = survey(self.program, args, kwargs)
+        sites = self._survey(args, kwargs)
         if not sites.latents:
             return self.program(*args, **kwargs)
         from triptych.inference.elimination import eliminate
         from triptych.inference.enumeration import run_enumerated
-        from triptych.inference.plan import analyse
 
-        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        plan = self._plan(args, kwargs, sites)
         outer = _Continuous(sites, plan)
         with outer, tracing(self.program):
             self.program(*args, **kwargs)
@@ -100,7 +100,29 @@ class Marginal:
 
     def structure(self, *args: Any, **kwargs: Any) -> Structure:
         """Give the program's parameters, latents, data sites and units of likelihood."""
-        return describe(self.program, *args, **kwargs)
+        return shared(
+            "structure",
+            self,
+            args,
+            kwargs,
+            lambda: describe(self.program, *args, **kwargs),
+            lambda found: [parameter.support for parameter in found.parameters.values()],
+        )
+
+    def _survey(self, args: Any, kwargs: Any) -> Survey:
+        """Give the program's sites."""
+
+        def arrays(found: Survey) -> Any:
+            return [parameter.support for parameter in found.parameters.values()]
+
+        return shared("sites", self, args, kwargs, lambda: survey(self.program, args, kwargs), arrays)
+
+    def _plan(self, args: Any, kwargs: Any, sites: Survey) -> Any:
+        """Give the plan of the sum over the program's latents."""
+        from triptych.inference.plan import analyse
+
+        most = self.largest_table
+        return shared("plan", self, args, kwargs, lambda: analyse(self.program, args, kwargs, sites, most))
 
     def log_density(self, parameters: Parameters, *args: Any, **kwargs: Any) -> jax.Array:
         """Give log p(x, θ) in nats, a scalar: natural parameters, no Jacobian.
@@ -109,7 +131,7 @@ class Marginal:
         ------
         InputError : a parameter is missing or has the wrong shape; the program cannot be summed out.
         """
-        sites = survey(self.program, args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
         values = {name: jnp.asarray(value) for name, value in parameters.items()}
         return jnp.asarray(log_density(self, args, kwargs, values)[0])
@@ -146,11 +168,10 @@ class Marginal:
     def _factored(self, parameters: Parameters, args: Any, kwargs: Any) -> tuple[Survey, Any, Any]:
         """Run the program enumerated: its sites, what hangs on its latents, and its factors at θ."""
         from triptych.inference.enumeration import run_enumerated
-        from triptych.inference.plan import analyse
 
-        sites = survey(self.program, args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
-        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        plan = self._plan(args, kwargs, sites)
         return sites, plan, run_enumerated(self.program, args, kwargs, sites, parameters).factors
 
     def one_step_ahead(self, parameters: Parameters, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
@@ -194,13 +215,12 @@ class Marginal:
         from triptych.inference.chain_elimination import perturbations
         from triptych.inference.elimination import eliminate
         from triptych.inference.enumeration import run_enumerated
-        from triptych.inference.plan import analyse
 
-        sites = survey(self.program, args, kwargs)
+        sites = self._survey(args, kwargs)
         _check_parameters(parameters, sites)
         if not sites.latents:
             return {}
-        plan = analyse(self.program, args, kwargs, sites, self.largest_table)
+        plan = self._plan(args, kwargs, sites)
         factors = run_enumerated(self.program, args, kwargs, sites, parameters).factors
         absorbed = [factors[name] for name in plan.absorbed]
 

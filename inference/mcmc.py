@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
+from triptych.inference.effort import briefly, normals, options
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
-from triptych.inference.posterior import in_batches
 from triptych.inference.precision import matching_precision
 from triptych.inference.starts import Start, find_start
 from triptych.inference.timing import stopwatch
@@ -24,6 +25,7 @@ from triptych.models.hyperparameters import whole_number
 
 __all__ = ["MCMC"]
 
+STEPS = 10  # of a trajectory, about
 DENSE = 50  # coordinates up to which the mass matrix is dense
 JITTER = 2.0  # Laplace standard deviations around the optimum that the chains start in
 
@@ -109,11 +111,10 @@ class MCMC:
             u = start.centre + start.scale * chains.z
             statistics = chains.statistics | {"lp": _log_joint(start, u, chains.statistics["lp"])}
             walked = Chains(start.space.natural(u), u, statistics, start.space, start.density)
-            pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
             key_bridge = jax.random.fold_in(key, 3)
             depth = self.max_tree_depth
             return fit_of_chains(
-                key_bridge, self, m, walked, pivot, args, kwargs, watch, max_tree_depth=depth
+                key_bridge, self, m, walked, start.parameters, args, kwargs, watch, max_tree_depth=depth
             )
 
 
@@ -130,15 +131,20 @@ def sample(
     def potential(z: Any) -> jax.Array:
         return -start.density(centre + scale * z)
 
+    def value_and_grad(z: np.ndarray) -> tuple[Any, Any]:
+        at = jnp.asarray(start.centre + start.scale * z, float)
+        value, gradient = start.posterior.value_and_grad(at)
+        return -value, -start.scale * np.asarray(gradient)
+
     points = overdispersed(key_jitter, start, settings.chains)
     keys = jax.random.split(key, settings.chains)
     if settings.chain_method == "vectorized":
-        return _walk(settings, start, potential, keys, points, progress)
+        return _walk(settings, start, potential, value_and_grad, keys, points, progress)
     runs = []
     for chain in range(settings.chains):
         show = None if progress is None else functools.partial(_show_chain, progress, chain, settings.chains)
         one = slice(chain, chain + 1)
-        runs.append(_walk(settings, start, potential, keys[one], points[one], show))
+        runs.append(_walk(settings, start, potential, value_and_grad, keys[one], points[one], show))
     names = runs[0].statistics
     return Walk(
         np.concatenate([run.z for run in runs]),
@@ -156,10 +162,11 @@ def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
     """Give starting points z (chain, p): twice Laplace's spread around the mode, or less."""
     size = len(start.centre)
     factor = np.eye(size) if start.factor is None else start.factor / start.scale[:, None]
-    noise = np.asarray(jax.random.normal(key, (chains, factor.shape[1])), float) @ factor.T
+    noise = np.asarray(normals(key, (chains, factor.shape[1])), float) @ factor.T
 
     def value(z: np.ndarray) -> float:
-        return float(start.density(jnp.asarray(start.centre + start.scale * z, float)))
+        at = jnp.asarray(start.centre + start.scale * z, float)
+        return float(start.posterior.value_and_grad(at)[0])
 
     # At k standard deviations a Gaussian is k²p/2 nats below its mode; far below that is off the posterior.
     lowest = value(np.zeros(size)) - 10 * (JITTER**2 * size / 2 + 5)
@@ -176,12 +183,14 @@ def _walk(
     settings: MCMC,
     start: Start,
     potential: Callable[[Any], Any],
+    value_and_grad: Callable[[np.ndarray], tuple[Any, Any]],
     keys: jax.Array,
     points: np.ndarray,
     progress: Callable[[int, int, float], None] | None,
 ) -> Walk:
     """Run chains from points (chain, p); a block of transitions is compiled once."""
     from numpyro.infer import NUTS
+    from numpyro.infer.util import ParamInfo
 
     size = points.shape[1]
     dense = size <= DENSE
@@ -198,7 +207,15 @@ def _walk(
         target_accept_prob=settings.target_accept,
         max_tree_depth=settings.max_tree_depth,
     )
-    state = kernel.init(keys, settings.warmup, jnp.asarray(points, float), (), {})
+    # The potential at the start is had from what the search has compiled; all else is one small program.
+    found = [value_and_grad(z) for z in points]
+    values, slopes = (jnp.asarray(np.stack(part), float) for part in zip(*found, strict=True))
+
+    @functools.partial(jax.jit, compiler_options=options(0) or None)
+    def begin(keys: jax.Array, info: ParamInfo) -> Any:
+        return kernel.init(keys, settings.warmup, info, (), {})
+
+    state = begin(keys, ParamInfo(jnp.asarray(points, float), values, slopes))
     length = block_length(settings.warmup, settings.draws)
 
     def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
@@ -214,7 +231,8 @@ def _walk(
         }
         return state, shown
 
-    block = jax.jit(lambda state: jax.lax.scan(transition, state, None, length=length))
+    work = start.posterior.numbers * len(points) * STEPS * (settings.warmup + settings.draws)
+    block = briefly(lambda state: jax.lax.scan(transition, state, None, length=length), work)
     # One type from the first block on, so that one program serves them all.
     state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
     total = settings.warmup + settings.draws

@@ -12,13 +12,15 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
+from triptych.inference.batches import in_batches
+from triptych.inference.effort import cells
 from triptych.inference.em.starts import generator
 from triptych.inference.fit import Fit
 from triptych.inference.gaussian_fit import settings_of
 from triptych.inference.importance import from_weights, smoothed
 from triptych.inference.labels import align_all
 from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import assemble, batch_size, in_batches, log_likelihood_at, point_estimate
+from triptych.inference.posterior import assemble, batch_size, log_likelihood_at, point_estimate
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import prior_points, target
 from triptych.inference.status import Status, say
@@ -211,7 +213,7 @@ def pool(
         return u, lp - space.log_jacobian(u), lp - labels.exchanged(space, log_q, u)
 
     batch = batch_size(m.structure(*args, **kwargs))
-    u, lp, weights = in_batches(one, np.arange(number), batch=batch)
+    u, lp, weights = in_batches(one, np.arange(number), batch, numbers=cells(args, kwargs))
     return u, lp, weights, labels.separate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,11 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import record
+from triptych.inference.batches import bounded, in_batches
+from triptych.inference.effort import briefly, cells
 from triptych.inference.precision import matching_precision
 from triptych.inference.scans import SteadyScan
+from triptych.inference.sharing import shared
 from triptych.inference.status import Finding
 from triptych.inference.survey import feasible
 from triptych.models.errors import InputError
@@ -31,8 +35,6 @@ __all__ = [
 
 # Numbers (draws × rows) kept at most in the pointwise log-likelihood: 160 MB in float64.
 LARGEST_LOG_LIKELIHOOD = 20_000_000
-# Draws handed to XLA at a time.
-BATCH = 64
 
 
 def build(
@@ -133,7 +135,7 @@ def point_estimate(samples: Mapping[str, np.ndarray], supports: Mapping[str, Any
         for site, values in samples.items():
             mean = np.mean(values, axis=(0, 1))
             support = supports.get(site)
-            if support is not None and not np.all(support(jnp.asarray(mean))):
+            if support is not None and not np.all(briefly(functools.partial(_inside, support), 0)(mean)):
                 transform = biject_to(support)
                 unconstrained = transform.inv(jnp.asarray(values))
                 mean = np.asarray(transform(jnp.mean(unconstrained, axis=(0, 1))))
@@ -141,37 +143,13 @@ def point_estimate(samples: Mapping[str, np.ndarray], supports: Mapping[str, Any
     return estimate
 
 
-def in_batches(function: Callable[[Any], Any], samples: Any, batch: int = BATCH) -> Any:
-    """Apply a function of one draw to all of them, `batch` at a time, compiled once.
-
-    Parameters
-    ----------
-    function : one draw (a tree without sample dims) → tree of arrays.
-    samples : tree of (S, …).
-
-    Returns
-    -------
-    tree of NumPy arrays (S, …).
-    """
-    leaves = jax.tree.leaves(samples)
-    count = len(leaves[0]) if leaves else 0
-    batch = max(1, min(batch, count))
-    # Whole batches only: a remainder would be compiled a second time.
-    padded = -(-count // batch) * batch
-    index = np.minimum(np.arange(padded), max(count - 1, 0))
-    mapped = jax.jit(lambda tree: jax.lax.map(function, tree, batch_size=batch))
-    values = mapped(jax.tree.map(lambda value: jnp.asarray(np.asarray(value)[index]), samples))
-    return jax.tree.map(lambda value: np.asarray(value)[:count], values)
-
-
-def _bounded(rows: int) -> int:
-    """Keep rows × batch bounded, so that the (batch, rows, K) tables inside a density stay small."""
-    return max(1, min(BATCH, 200_000 // max(rows, 1)))
+def _inside(support: Any, value: jax.Array) -> jax.Array:
+    return support(value)
 
 
 def batch_size(structure: Any) -> int:
     """Say how many densities of a program may be computed at a time, from its observed sites."""
-    return _bounded(max([int(np.prod(shape[:1])) for shape in structure.observed.values()] or [1]))
+    return bounded(max([int(np.prod(shape[:1])) for shape in structure.observed.values()] or [1]))
 
 
 def pointwise(
@@ -193,17 +171,12 @@ def pointwise(
     if chains * count == 0:
         return None, ()
 
-    whole: set[str] = set()
-
-    def one(parameters: Any) -> Any:
-        units = m.log_likelihood(parameters, *args, **kwargs)
-        return {name: unit for name, unit in units.items() if name not in whole}
-
     with matching_precision(samples, args, dict(kwargs)):
         flat = {site: np.reshape(v, (chains * count, *v.shape[2:])) for site, v in samples.items()}
-        shapes = jax.eval_shape(one, jax.tree.map(lambda v: jnp.asarray(v[0]), flat))
+        first = {site: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for site, v in flat.items()}
+        shapes = jax.eval_shape(lambda theta: m.log_likelihood(theta, *args, **kwargs), first)
         chains_of = [latent for latent in m.structure(*args, **kwargs).latents.values() if latent.chain]
-        whole |= {name for name, shape in shapes.items() if chains_of and not shape.shape}
+        whole = {name for name, shape in shapes.items() if chains_of and not shape.shape}
         # At a single point nobody asks for `loo`.
         findings = tuple(_one_unit(name) for name in sorted(whole)) if chains * count > 1 else ()
         if whole == set(shapes):
@@ -216,8 +189,19 @@ def pointwise(
                 f"(more than {LARGEST_LOG_LIKELIHOOD} numbers): `loo` needs it. Ask for fewer draws.",
             )
             return None, (finding, *findings)
-        values = in_batches(one, flat, batch=_bounded(rows))
+        one = _units(m, args, kwargs, frozenset(whole))
+        values = in_batches(one, flat, bounded(rows), numbers=cells(args, kwargs))
     return {name: v.reshape(chains, count, *v.shape[1:]) for name, v in values.items()}, findings
+
+
+def _units(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]) -> Any:
+    """Give the function θ → units of log-likelihood, those left out that are a whole chain."""
+
+    def one(parameters: Any) -> Any:
+        units = m.log_likelihood(parameters, *args, **kwargs)
+        return {name: unit for name, unit in units.items() if name not in whole}
+
+    return shared(("log likelihood", whole), m, args, kwargs, lambda: one)
 
 
 def _one_unit(name: str) -> Finding:
@@ -253,21 +237,19 @@ def observed(
 
     with matching_precision(args, dict(kwargs)):
         # Compiled as one program, from which XLA drops the draws that no observed value needs.
-        return jax.tree.map(np.asarray, jax.jit(values)())
+        return jax.tree.map(np.asarray, briefly(values, 0)())
 
 
 def log_likelihood_at(
     m: Any, parameters: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> float:
     """Give log p(x|θ) at one θ, summed over rows, latents summed out, in nats."""
-
-    @jax.jit
-    def total(theta: Any) -> jax.Array:
-        rows = m.log_likelihood(theta, *args, **kwargs)
-        return sum((jnp.sum(row) for row in jax.tree.leaves(rows)), start=jnp.zeros(()))
-
     with matching_precision(parameters, args, dict(kwargs)):
-        return float(total({site: jnp.asarray(value) for site, value in parameters.items()}))
+        flat = {site: np.asarray(value)[None] for site, value in parameters.items()}
+        batch = batch_size(m.structure(*args, **kwargs))
+        one = _units(m, args, kwargs, frozenset())
+        rows = in_batches(one, flat, batch, numbers=cells(args, kwargs))
+        return float(sum(np.sum(row, dtype=float) for row in jax.tree.leaves(rows)))
 
 
 def assemble(

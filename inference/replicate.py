@@ -15,6 +15,7 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from triptych.inference.arguments import checked, with_arrays
+from triptych.inference.effort import briefly, cells
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import draws as draws_of
@@ -74,7 +75,6 @@ class Replicator:
         program, arrays = with_arrays(model, args, kwargs)
         sites = tuple(structure.observed)
 
-        @jax.jit
         def run(key: jax.Array, thetas: Mapping[str, Any], arrays: Any) -> dict[str, jax.Array]:
             def one(both: tuple[Any, Any]) -> dict[str, jax.Array]:
                 held = handlers.substitute(program, data=both[1])
@@ -86,6 +86,7 @@ class Replicator:
             return jax.lax.map(one, (keys, dict(thetas)))
 
         size = sum(int(np.prod(shape)) for shape in structure.observed.values())
+        run = briefly(run, 400 * cells(arrays))
         return cls(size, lambda key, thetas: run(key, thetas, arrays))
 
     def draw(self, key: jax.Array, fit: Fit, draws: int) -> dict[str, np.ndarray]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.effort import briefly, cells
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import Marginal, marginal
+from triptych.inference.posterior_tables import posteriors_of
 from triptych.inference.precision import matching_precision
 from triptych.models.errors import InputError
 
@@ -20,7 +20,7 @@ __all__ = ["average_posteriors", "responsibilities"]
 
 def average_posteriors(
     m: Marginal, draws: Mapping[str, Any], *args: Any, **kwargs: Any
-) -> dict[str, jax.Array]:
+) -> dict[str, np.ndarray]:
     """Average p(z = k | x, θ_s) over draws θ_s, without storing it for each draw.
 
     Parameters
@@ -31,18 +31,11 @@ def average_posteriors(
     -------
     Latent → (plates..., K).
     """
-    first = {name: jnp.asarray(value)[0] for name, value in draws.items()}
+    total: dict[str, np.ndarray] = {}
     count = len(next(iter(draws.values())))
-
-    def add(total: dict[str, jax.Array], draw: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], None]:
-        return jax.tree.map(jnp.add, total, m.posteriors(draw, *args, **kwargs)), None
-
-    def run(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        shapes = jax.eval_shape(lambda p: m.posteriors(p, *args, **kwargs), first)
-        zeros = {name: jnp.zeros(s.shape, s.dtype) for name, s in shapes.items()}
-        return jax.lax.scan(add, zeros, draws)[0]
-
-    total = jax.jit(run)({name: jnp.asarray(value) for name, value in draws.items()})
+    for _, tables in posteriors_of(m, draws, args, kwargs):
+        sums = {name: np.sum(table, axis=0, dtype=float) for name, table in tables.items()}
+        total = {name: value + total.get(name, 0.0) for name, value in sums.items()}
     return {name: value / count for name, value in total.items()}
 
 
@@ -72,16 +65,20 @@ def responsibilities(fit: Fit, *args: Any, **kwargs: Any) -> np.ndarray | dict[s
                 "and other programs with a discrete site that is not observed."
             )
         if fit.method in ("em", "ascent") and not _integrated(fit):
-            point = {name: jnp.asarray(fit.parameters[name]) for name in structure.parameters}
-            answer = jax.jit(lambda p: m.posteriors(p, *args, **kwargs))(point)
+            point = {name: np.asarray(fit.parameters[name])[None] for name in structure.parameters}
+            if point:
+                _, tables = next(posteriors_of(m, point, args, kwargs))
+                answer = {name: table[0] for name, table in tables.items()}
+            else:  # nothing but discrete latents
+                found = briefly(lambda: m.posteriors({}, *args, **kwargs), cells(args, kwargs))()
+                answer = {name: np.asarray(table) for name, table in found.items()}
         else:
             posterior = fit.data["posterior"]
             draws = {name: np.asarray(posterior[name].values) for name in structure.parameters}
             answer = average_posteriors(
                 m, {name: d.reshape(-1, *d.shape[2:]) for name, d in draws.items()}, *args, **kwargs
             )
-        kept = {name: np.asarray(value) for name, value in answer.items()}
-    return next(iter(kept.values())) if len(kept) == 1 else kept
+    return next(iter(answer.values())) if len(answer) == 1 else answer
 
 
 def _integrated(fit: Fit) -> bool:

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
-from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode, hessian
+from triptych.inference.effort import briefly, cells, normals
+from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode
 from triptych.inference.precision import double_precision
-from triptych.inference.sufficient import log_joint
-from triptych.inference.unconstrained import Coordinates, coordinates
+from triptych.inference.target import Target, target
+from triptych.inference.unconstrained import Coordinates
 from triptych.models.errors import InferenceWarning, InputError
 
-__all__ = ["Start", "around", "best_of_climbs", "find_start", "target"]
+__all__ = ["Start", "Target", "around", "best_of_climbs", "find_start", "target"]
 
 CANDIDATES = 256  # prior draws whose density is looked at
 CLIMBS = (4, 16)  # of them, the best are climbed from: from `LARGE` coordinates on the first number
@@ -35,52 +36,33 @@ class Start:
 
     Attributes
     ----------
-    space : the change of variables.
+    posterior : of which this is a point.
     centre : (p,), a mode of log p(x, θ) + log |det ∂θ/∂u|.
     scale : (p,), standard deviation of each coordinate given the others, 1 / √(−∂²/∂u_i²).
     factor : (p, r), F Fᵀ is Laplace's covariance; `None` where p is too large for it.
-    density : log density of u, nats.
     elbo : of Laplace's Gaussian there, nats.
     """
 
-    space: Coordinates
+    posterior: Target
     centre: np.ndarray
     scale: np.ndarray
     factor: np.ndarray | None
-    density: Callable[[Any], jax.Array]
     elbo: float
 
+    @property
+    def space(self) -> Coordinates:
+        """The change of variables."""
+        return self.posterior.space
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A posterior in the unconstrained space, with the functions of it that are compiled once."""
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The point in the natural parameters, site → array."""
+        return {s: value[0, 0] for s, value in self.space.natural(self.centre[None, None]).items()}
 
-    space: Coordinates
-    density: Callable[[Any], jax.Array]
-    value_and_grad: Callable[[Any], Any]
-    curvature: Callable[[Any], Any]
-
-    def values(self, points: np.ndarray) -> np.ndarray:
-        """Give the density at points (n, p), one by one: there are few, and compiling a batch costs more."""
-        return np.array([float(self.value_and_grad(jnp.asarray(point))[0]) for point in points])
-
-
-def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: bool = True) -> Target:
-    """Give log p(x, θ(u)) of a marginal, in nats, with the log-Jacobian of θ(u) unless told not to."""
-    structure = m.structure(*args, **kwargs)
-    if not structure.parameters:
-        raise InputError(
-            "The program has no continuous site that is not observed: there is nothing to infer."
-        )
-    space = coordinates({site: (p.shape, p.support) for site, p in structure.parameters.items()})
-    # Jitted, so that whoever runs it operation by operation (a guide being set up) compiles one thing.
-    density = jax.jit(space.density(log_joint(m, args, kwargs), jacobian=jacobian))
-    return Target(
-        space=space,
-        density=density,
-        value_and_grad=jax.jit(jax.value_and_grad(density)),
-        curvature=jax.jit(lambda u: -hessian(density, u)),
-    )
+    @property
+    def density(self) -> Callable[[Any], jax.Array]:
+        """Log density of u, nats."""
+        return self.posterior.density
 
 
 def find_start(
@@ -168,18 +150,16 @@ def around(key: jax.Array, posterior: Target, point: np.ndarray) -> Start:
         if posterior.space.size > LARGEST_HESSIAN:
             point = climb(posterior.value_and_grad, point, np.eye(len(point)))
             height = float(posterior.value_and_grad(jnp.asarray(point))[0])
-            return Start(posterior.space, point, np.ones(len(point)), None, posterior.density, height)
+            return Start(posterior, point, np.ones(len(point)), None, height)
         centre, precision, _ = find_mode(posterior.value_and_grad, posterior.curvature, point)
         factor, log_determinant, _ = principal_factor(precision, posterior.space)
         diagonal = np.diag(precision)
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 1.0)
-        noise = np.asarray(jax.random.normal(key, (ELBO_DRAWS, factor.shape[1])))
+        noise = normals(key, (ELBO_DRAWS, factor.shape[1]))
         values = posterior.values(centre + noise @ factor.T)
         entropy = 0.5 * factor.shape[1] * (1 + np.log(2 * np.pi)) - 0.5 * log_determinant
         elbo = float(np.mean(values) + entropy)
-    return Start(
-        posterior.space, centre, scale, factor, posterior.density, elbo if np.isfinite(elbo) else -np.inf
-    )
+    return Start(posterior, centre, scale, factor, elbo if np.isfinite(elbo) else -np.inf)
 
 
 def latent_points(
@@ -224,5 +204,6 @@ def prior_points(
         trace = handlers.trace(program).get_trace(*args, **kwargs)
         return space.unconstrain({site: trace[site]["value"] for site in space.sites})
 
-    points = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(key, count))
+    draw = briefly(lambda keys: jax.lax.map(one, keys), cells(args, kwargs) * count)
+    points = draw(jax.random.split(key, count))
     return np.nan_to_num(np.asarray(points))

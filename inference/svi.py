@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
+from triptych.inference.effort import briefly
 from triptych.inference.fit import Evidence, Fit
 from triptych.inference.guide_problem import GAUSSIAN, Problem
 from triptych.inference.guides import Resolved, is_point, resolve
@@ -181,11 +183,11 @@ def optimise(
     """
     args, kwargs = problem.call
     svi = problem.svi
-    state = svi.init(key, *args, **kwargs)
+    state = problem.begin(key)
     length = block_length(settings.steps)
     blocks = max(1, settings.steps // length)
-    if block is None:
-        block = jax.jit(lambda state, rate: run_block(svi, args, kwargs, state, rate, length))
+    work = problem.start.posterior.numbers * settings.particles * settings.steps
+    take = briefly(partial(_block, svi, args, kwargs, length), work) if block is None else block
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []
@@ -193,7 +195,7 @@ def optimise(
     average, status = None, Status.STEP_LIMIT
     for done in range(1, blocks + 1):
         rate = schedule.current
-        state, mean, elbo = block(state, jnp.asarray(rate, jnp.result_type(float)))
+        state, mean, elbo = take(state, jnp.asarray(rate, jnp.result_type(float)))
         elbo = np.asarray(elbo)
         trace.append(elbo)
         rates += [rate] * length
@@ -207,8 +209,14 @@ def optimise(
         if schedule.update(np.concatenate(trace)):
             status = Status.STEP_LIMIT if schedule.cut else Status.CONVERGED
             break
-    parameters = svi.constrain_fn(average)
+    parameters = briefly(svi.constrain_fn, 0)(average)
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
+
+
+def _block(
+    svi: Any, args: Sequence[Any], kwargs: Mapping[str, Any], length: int, state: Any, rate: Any
+) -> tuple[Any, Any, jax.Array]:
+    return run_block(svi, args, kwargs, state, rate, length)
 
 
 def run_block(
@@ -248,8 +256,7 @@ def _labels(problem: Problem, m: Marginal, args: Sequence[Any], kwargs: Mapping[
     """Find the labels that a guide with one mode has to be exchanged over."""
     if problem.resolved.name not in UNIMODAL or problem.resolved.own or is_point(problem.resolved.guide):
         return NO_LABELS
-    centre = {s: np.asarray(v) for s, v in problem.start.space.constrain(problem.start.centre).items()}
-    return labels_of(m, centre, args, kwargs)
+    return labels_of(m, problem.start.parameters, args, kwargs)
 
 
 def _aligned(
@@ -260,8 +267,8 @@ def _aligned(
     kwargs: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], list[Finding], float]:
     """Align draws that may have switched labels; also log K! where none had: the guide holds one mode."""
-    pivot = {site: np.asarray(value) for site, value in start.space.constrain(start.centre).items()}
-    flat, groups = align_all(m, {site: value[0] for site, value in samples.items()}, pivot, *args, **kwargs)
+    draws = {site: value[0] for site, value in samples.items()}
+    flat, groups = align_all(m, draws, start.parameters, *args, **kwargs)
     findings = [
         Finding("LABELS_AMBIGUOUS", f"The labels of {group.latent} could as well be others in many draws.")
         for group, found in groups

@@ -10,6 +10,7 @@ to sum over, the copies are taken to be separate: then q_sym = q / G, and log G 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import logsumexp
 
+from triptych.inference.batches import batches
 from triptych.inference.exchangeable import Exchangeable, exchangeable, permute
 from triptych.inference.marginal import Marginal
+from triptych.inference.sharing import kept
 from triptych.inference.unconstrained import Coordinates
 from triptych.models.errors import InputError
 
@@ -76,6 +80,22 @@ class Relabellings:
         points, jacobians = self.orbit(space, u)
         terms = jax.vmap(log_q)(points) - jacobians
         return jax.nn.logsumexp(terms) - math.log(self.size) + jacobians[0] - self.separate
+
+    def exchanged_at(
+        self, space: Coordinates, log_q: Callable[[np.ndarray], np.ndarray], u: np.ndarray
+    ) -> np.ndarray:
+        """`exchanged` at many points (n, p), by a log density of (m, p) points that is NumPy's: (n,).
+
+        Only the relabelled points have to be compiled, the same for every q.
+        """
+        if self.size == 1:
+            return log_q(u) - self.separate
+        orbit = kept(("orbit", repr(self), space.constrain), lambda: functools.partial(self.orbit, space))
+        parts = []
+        for _, (points, jacobians) in batches(orbit, u):
+            terms = log_q(points.reshape(-1, points.shape[-1])).reshape(jacobians.shape) - jacobians
+            parts.append(logsumexp(terms, axis=1) + jacobians[:, 0])
+        return np.concatenate(parts) - math.log(self.size) - self.separate
 
 
 NO_LABELS = Relabellings((), ((),), 0.0)

@@ -101,7 +101,7 @@ class Coordinates:
 
     def natural(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Carry draws (chain, draw, p) back to θ: site → (chain, draw, …)."""
-        from triptych.inference.posterior import in_batches
+        from triptych.inference.batches import in_batches
 
         chains, count, _ = samples.shape
         flat = in_batches(self.constrain, samples.reshape(chains * count, -1))

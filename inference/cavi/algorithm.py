@@ -11,9 +11,11 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
+from triptych.inference.batches import in_batches
 from triptych.inference.cavi.mixture import VariationalMixtureKernel
 from triptych.inference.cavi.regression import VariationalRegressionKernel
 from triptych.inference.conjugate import conjugate_kernel
+from triptych.inference.effort import cells
 from triptych.inference.em import MixtureKernel
 from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.kernel import Review
@@ -24,7 +26,7 @@ from triptych.inference.fit import Evidence, Fit
 from triptych.inference.gaussian_fit import settings_of
 from triptych.inference.importance import from_weights
 from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import assemble, batch_size, in_batches, log_likelihood_at
+from triptych.inference.posterior import assemble, batch_size, log_likelihood_at
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import target
 from triptych.inference.status import Finding, say
@@ -183,7 +185,8 @@ def weigh(
         lp, symmetric = posterior.density(u), labels.exchanged(space, log_q, u)
         return theta, lp - space.log_jacobian(u), lp - symmetric, log_q(u) - symmetric
 
-    samples, lp, weights, counted = in_batches(one, np.arange(number), batch=batch_size(structure))
+    batch, numbers = batch_size(structure), cells(args, kwargs)
+    samples, lp, weights, counted = in_batches(one, np.arange(number), batch, numbers=numbers)
     found = from_weights(weights, "CAVI's q(θ)", symmetry=labels.separate)
     error = float(np.std(counted, ddof=1) / np.sqrt(number)) if number > 1 else 0.0
     elbo += float(np.mean(counted))

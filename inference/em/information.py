@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
+from triptych.inference.effort import briefly, cells
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fold import expected, infer
 from triptych.inference.unconstrained import Coordinates, coordinates
@@ -36,17 +37,19 @@ class View(NamedTuple):
     """An EM problem as functions of its parameters.
 
     `infer(θ)` gives the posterior of the latents and J(θ); `expected(θ', posterior)` is Q(θ' | θ); nats.
+    `numbers`: how many either reads.
     """
 
     infer: Callable[[Parameters], tuple[Any, Array]]
     expected: Callable[[Parameters, Any], Array]
+    numbers: int = 0
 
 
 def view_of(problem: Any) -> View:
     """Look at a bound problem: one with functions of its own, or one that is a fold over rows."""
     if hasattr(problem, "expected"):
-        return View(problem.infer, problem.expected)
-    return View(partial(infer, problem), partial(expected, problem))
+        return View(problem.infer, problem.expected, cells(problem))
+    return View(partial(infer, problem), partial(expected, problem), cells(problem))
 
 
 class Information(NamedTuple):
@@ -86,7 +89,6 @@ def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapp
         posterior, _ = view.infer(space.constrain(old))
         return jax.grad(lambda u: view.expected(space.constrain(u), posterior))(new)
 
-    @jax.jit
     def columns(theta: Parameters, directions: Array) -> tuple[Array, ...]:
         at = space.unconstrain(theta)
 
@@ -96,7 +98,6 @@ def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapp
         squares = jax.lax.map(jax.vmap(one), directions).reshape(-1, size)
         return at, slope(at, at), squares, jax.jacfwd(space.constrain)(at)
 
-    @jax.jit
     def heights(places: Array) -> Array:
         return jax.lax.map(objective, places)
 
@@ -106,14 +107,17 @@ def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapp
     filled = np.zeros((-(-2 * size // batch), batch, 2, size))  # whole batches: one body to compile
     filled.reshape(-1, 2, size)[: 2 * size] = pairs
     theta = {site: np.asarray(parameters[site]) for site in supports}
-    point, *found, jacobian = columns(theta, filled)
-    gradient, square = (np.asarray(value, np.float64) for value in found)
+    work = view.numbers * 2 * size
+    point, *curvatures, jacobian = briefly(columns, work)(theta, filled)
+    gradient, square = (np.asarray(value, np.float64) for value in curvatures)
     complete, missing = -_even(square[:size]), _even(square[size : 2 * size])
     factor, _, _ = principal_factor(complete - missing, space)
     random = np.random.default_rng(0).standard_normal((DIRECTIONS, factor.shape[1])) @ factor.T
     steps = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) * STEP
     places = np.asarray(point) + steps[:, None, None] * random
-    far, near, top, after, beyond = np.asarray(heights(places.reshape(-1, size))).reshape(5, -1)
+    far, near, top, after, beyond = np.asarray(briefly(heights, work)(places.reshape(-1, size))).reshape(
+        5, -1
+    )
     # Two second differences, their error of order STEP² taken out (Richardson).
     direct = -(4 * (near - 2 * top + after) - (far - 2 * top + beyond) / 4) / (3 * STEP**2)
     oakes = np.einsum("dp,pq,dq->d", random, complete - missing, random)

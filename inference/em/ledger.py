@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.batches import in_batches
+from triptych.inference.effort import briefly, cells
 from triptych.inference.em import latent_graph
 from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Parameters
@@ -29,6 +31,7 @@ from triptych.models.linear_regression import BayesianLinearRegression
 
 __all__ = ["Ledger", "Path", "ledger", "path"]
 
+LEDGER_BATCH = 8  # points whose tables are held at a time
 CLOSED = 1e-8  # relative to log p(x | θ): what the three may be apart before the latents' graph has a loop
 
 
@@ -121,7 +124,7 @@ def path(
     args, kwargs = checked(model, args, kwargs)
     with double_precision():
         inner = kernel.inward(parameters)
-        step = jax.jit(lambda problem, point: problem.step(point)[0])
+        step = briefly(lambda problem, point: problem.step(point)[0], cells(args, kwargs) * steps)
         points = [kernel.outward(inner)]
         for _ in range(steps):
             inner = step(kernel.problem, inner)
@@ -136,9 +139,11 @@ def path(
         program = _Program.bind(model, points[0], args, kwargs)
         theta = program.inward(stacked)
         before, after = ({site: value[part] for site, value in theta.items()} for part in _SHIFTED)
-        entries = jax.jit(lambda here, there: jax.lax.map(lambda both: program.entry(*both), (here, there)))
-        held = np.asarray(entries(theta, theta), float).T
-        opened = np.asarray(entries(after, before), float).T
+        here = {site: np.concatenate([value, after[site]]) for site, value in theta.items()}
+        there = {site: np.concatenate([value, before[site]]) for site, value in theta.items()}
+        numbers = cells(args, kwargs)
+        found = in_batches(lambda both: program.entry(*both), (here, there), LEDGER_BATCH, numbers=numbers).T
+        held, opened = found[:, : steps + 1], found[:, steps + 1 :]
     _check(held)
     _check(opened)
     return Path(held[0], held[1, :-1], held[2, :-1], opened[1], opened[2], stacked)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from triptych.inference.effort import by_work, cells
 from triptych.inference.em.accelerated import Accelerator
 from triptych.inference.em.convergence import HISTORY, Rule, gain_to_come, rounding, stalled
 from triptych.inference.em.family import Array, Parameters
@@ -95,7 +96,8 @@ def climb(
     blocks: list[np.ndarray] = []
     done_steps = 0
     # Rows that are read in blocks are read by the host.
-    run = getattr(problem, "advance", partial(advance, problem))
+    work = float(cells(problem)) * max(lanes, number) * min(max_steps, 1000)
+    run = getattr(problem, "advance", partial(advance, problem, work=work))
     while done_steps < max_steps and not np.all(np.asarray(state.done) > 0):
         limit = np.int32(min(block, max_steps - done_steps))
         state, objectives = run(state, rule, limit, size=block, accelerator=accelerator)
@@ -138,7 +140,7 @@ def _gains_to_come(gains: Array) -> Array:
     return jax.vmap(gain_to_come)(gains)
 
 
-@partial(jax.jit, static_argnames=("size", "accelerator"))
+@partial(by_work, static_argnames=("size", "accelerator"))
 def advance(
     problem: Problem,
     state: Any,

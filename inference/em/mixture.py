@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from triptych.inference.effort import by_work, cells
 from triptych.inference.em import degeneracy
 from triptych.inference.em.bernoulli import BernoulliFamily, BernoulliHyper
 from triptych.inference.em.cellwise import CellwiseGaussianFamily
@@ -132,7 +133,8 @@ class MixtureKernel:
 
     def review(self, parameters: Parameters) -> Sequence[Review]:
         """Give Σ_n w_n log p(x_n | θ), and name the components that collapsed, emptied or coincide."""
-        values, counts, naturals = (np.asarray(leaf) for leaf in _look(self.problem, parameters))
+        work = cells(self.problem) * 10
+        values, counts, naturals = (np.asarray(leaf) for leaf in _look(self.problem, parameters, work=work))
         found = degeneracy.findings(self.problem, parameters, counts, naturals)
         return [Review(float(value) + self.jacobian, each) for value, each in zip(values, found, strict=True)]
 
@@ -146,7 +148,7 @@ class MixtureKernel:
         return moved
 
 
-@jax.jit
+@by_work
 def _look(problem: MixtureProblem | IncompleteProblem, parameters: Parameters) -> tuple[Any, Any, Any]:
     """Log-likelihoods (R,), effective counts (R, K) and natural parameters (R, F, K) of stacked points."""
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from triptych.inference.effort import by_work, cells
 from triptych.inference.em.bernoulli import BernoulliFamily
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, m_step
@@ -62,7 +63,8 @@ def mixture_starts(
             tables[index] = _table(recipe, rows, problem.family.components, random)
         if labels is not None:
             tables[index] = _agreeing(tables[index], labels)
-    stacked = {k: np.array(v) for k, v in _from_responsibilities(problem, jnp.asarray(tables)).items()}
+    found = _from_responsibilities(problem, jnp.asarray(tables), work=cells(problem) * number)
+    stacked = {name: np.array(value) for name, value in found.items()}
     for index, point in enumerate(points):
         for name, value in (point or {}).items():
             stacked[name][index] = value
@@ -166,7 +168,7 @@ def _around(
     return parameters
 
 
-@jax.jit
+@by_work
 def _from_responsibilities(problem: MixtureProblem | IncompleteProblem, tables: Array) -> Parameters:
     """One M-step from each table of responsibilities (S, n, K)."""
     rows = (problem.rows - problem.centre) * problem.inverse_scale

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
+from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
 from triptych.inference.conjugate import conjugate_kernel, optimum
+from triptych.inference.effort import cells
 from triptych.inference.em import MixtureKernel, RegressionKernel
 from triptych.inference.em.family import Parameters
 from triptych.inference.fit import Fit
 from triptych.inference.gibbs.mixture import MixtureSweep
 from triptych.inference.gibbs.regression import RegressionSweep
 from triptych.inference.marginal import Marginal, marginal
-from triptych.inference.posterior import batch_size, in_batches
+from triptych.inference.posterior import batch_size
 from triptych.inference.precision import double_precision
 from triptych.inference.starts import target
 from triptych.inference.timing import stopwatch
@@ -188,6 +190,7 @@ def chains_of(
     def one(theta: Any) -> tuple[jax.Array, jax.Array]:
         return space.unconstrain(theta), m.log_density(theta, *args, **kwargs)
 
-    u, lp = in_batches(one, flat, batch=batch_size(m.structure(*args, **kwargs)))
+    batch = batch_size(m.structure(*args, **kwargs))
+    u, lp = in_batches(one, flat, batch=batch, numbers=cells(args, kwargs))
     statistics = {"lp": lp.reshape(shape)}
     return Chains(dict(samples), u.reshape(*shape, -1), statistics, space, posterior.density)

@@ -1,0 +1,80 @@
+"""How hard XLA is to work on a program: little where compiling it takes longer than running it.
+
+On a few hundred rows a fit is mostly compilation. Without LLVM's optimisations and XLA's newer code generator
+a program of ours compiles in a third of the time, and runs up to two and a half times as long; with a few of
+them in a little over half, and runs up to a third longer. The arithmetic is the same; its rounding need not
+be. Only the programs compiled here are touched: no setting of JAX is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["briefly", "by_work", "cells", "normals", "options"]
+
+Options = dict[str, str | bool | int | float]
+
+BRIEF: Options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+MODERATE: Options = BRIEF | {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+# Numbers read, times how often: some tenths of a second at full effort.
+LITTLE = 2e7
+SOME = 5e8
+MANY = 10**6  # draws of a normal
+
+
+def cells(*trees: Any) -> int:
+    """Count the numbers in trees of arrays: what a program called with them reads."""
+    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(trees))
+
+
+def options(work: float) -> Options:
+    """Give XLA's options for a program, as `jax.jit` takes them; none on anything but a CPU.
+
+    Parameters
+    ----------
+    work : numbers that it reads, times how often it is run.
+    """
+    if work > SOME or jax.default_backend() != "cpu" or not _known():
+        return {}
+    return dict(BRIEF if work <= LITTLE else MODERATE)
+
+
+def briefly(function: Callable[..., Any], work: float, **settings: Any) -> Any:
+    """`jax.jit` with as little effort as the work is worth; for calls from outside of any other `jit`."""
+    return jax.jit(function, compiler_options=options(work) or None, **settings)
+
+
+def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    """`briefly`, for a function that is compiled for many calls: each says its `work`."""
+    compiled: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def call(*args: Any, work: float, **kwargs: Any) -> Any:
+        chosen = options(work)
+        key = tuple(chosen.items())
+        if key not in compiled:
+            compiled[key] = jax.jit(function, compiler_options=chosen or None, **settings)
+        return compiled[key](*args, **kwargs)
+
+    return call
+
+
+def normals(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw standard normals, as `jax.random.normal` does."""
+    draw = briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
+    return np.asarray(draw(key))
+
+
+@functools.cache
+def _known() -> bool:
+    """Whether this version of XLA has the options: they are no part of JAX's interface."""
+    try:
+        jax.jit(lambda: 0, compiler_options=MODERATE).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
