@@ -153,7 +153,8 @@ class Problem:
         from numpyro import handlers
 
         guide = self.resolved.guide
-        closed = guide.get_posterior(parameters)
+        closed: Any = guide.get_posterior(parameters)
+        closed = closed.to_event(len(closed.batch_shape))  # of a diagonal guide: one density a draw
 
         def one(index: Any) -> Any:
             seeded = handlers.seed(guide, jax.random.fold_in(key, index))

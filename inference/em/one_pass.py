@@ -111,7 +111,9 @@ def one_pass_fit(
     point = point_of(found.state.average, best)
     counts = np.asarray(found.state.statistics.sums)[best, 0] * found.rows
     natural = np.asarray(problem.family.natural(point))
-    findings = [*degeneracy.findings(problem, point, counts, natural), _said(found, size, best)]
+    stacked = {name: value[None] for name, value in point.items()}
+    (weak,) = degeneracy.findings(problem, stacked, counts[None], natural[None])
+    findings = [*weak, _said(found, size, best)]
     outward = kernel.outward(point)
     tree = build({site: np.asarray(value)[None, None] for site, value in outward.items()})
     tree["plan"] = xr.DataTree(plan(explain(kernel, em.objective)))

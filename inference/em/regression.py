@@ -64,7 +64,7 @@ def decompose(X: np.ndarray, y: np.ndarray) -> tuple[Moments, np.ndarray]:
     By the triangular factor of [X y] = Q R first, in whose D + 1 rows all of it is (Golub & Van Loan 2013,
     section 5.4.2): half the work of decomposing N rows, or less, at the same accuracy.
     """
-    factor = np.linalg.qr(np.column_stack([X, y]), mode="r")
+    factor = np.asarray(np.linalg.qr(np.column_stack([X, y]), mode="r"))
     U, singular, Vt = np.linalg.svd(factor[:, :-1], full_matrices=False)
     keep = singular > singular[0] * max(X.shape) * np.finfo(np.float64).eps
     U, singular, Vt = U[:, keep], singular[keep], Vt[keep]
