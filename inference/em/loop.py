@@ -96,7 +96,8 @@ def climb(
     blocks: list[np.ndarray] = []
     done_steps = 0
     # Rows that are read in blocks are read by the host.
-    work = float(cells(problem)) * max(lanes, number) * min(max_steps, 1000)
+    # One measure for short runs and long ones, which where steps are cheap are one compiled loop.
+    work = float(cells(problem)) * max(lanes, number) * 1000
     run = getattr(problem, "advance", partial(advance, problem, work=work))
     while done_steps < max_steps and not np.all(np.asarray(state.done) > 0):
         limit = np.int32(min(block, max_steps - done_steps))

@@ -155,6 +155,7 @@ def test_exchanged_labels_in_numpy_are_those_of_the_traced_formula(x):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_svi_compiles_few_programs(x, key, compiled):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InferenceWarning)
