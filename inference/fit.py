@@ -8,8 +8,8 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
+from triptych.inference.deferred import Deferred
 from triptych.inference.status import Finding, Status
 
 __all__ = ["Bound", "Evidence", "Fit", "Route", "Seconds"]
@@ -90,7 +90,7 @@ class Fit:
     log_likelihood : log p(x|θ̂) in nats, summed over rows, the method's latents summed or integrated out.
     objective : trace, in nats: log-likelihood or log-joint a step (EM), ELBO a step (SVI), empty (MCMC).
     data : ArviZ's groups: posterior (chain, draw, …), log_likelihood (pointwise), sample_stats,
-        observed_data.
+        observed_data. May be given as a function, called when it is first read.
     evidence : the ledger of log p(x), nats.
     findings : what a reader must know, each with a stable code.
     settings : the settings of the method, as written in a config.
@@ -103,7 +103,7 @@ class Fit:
     parameters: Mapping[str, np.ndarray]
     log_likelihood: float
     objective: np.ndarray
-    data: xr.DataTree
+    data: Deferred = Deferred()
     evidence: Evidence = dataclasses.field(default_factory=Evidence)
     findings: tuple[Finding, ...] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

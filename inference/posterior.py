@@ -31,6 +31,7 @@ __all__ = [
     "observed",
     "point_estimate",
     "pointwise",
+    "prepared",
 ]
 
 # Numbers (draws × rows) kept at most in the pointwise log-likelihood: 160 MB in float64.
@@ -252,7 +253,7 @@ def log_likelihood_at(
         return float(sum(np.sum(row, dtype=float) for row in jax.tree.leaves(rows)))
 
 
-def assemble(
+def prepared(
     m: Any,
     samples: Mapping[str, np.ndarray],
     args: Sequence[Any],
@@ -261,8 +262,8 @@ def assemble(
     sample_stats: Mapping[str, Any] | None = None,
     likelihoods: bool = True,
     observed_data: Mapping[str, np.ndarray] | None = None,
-) -> tuple[xr.DataTree, tuple[Finding, ...]]:
-    """Build a fit's data from its draws: log-likelihoods, observed data and the call's arguments added.
+) -> tuple[Callable[[], xr.DataTree], tuple[Finding, ...]]:
+    """Collect a fit's data from its draws: log-likelihoods, observed data and the call's arguments added.
 
     Parameters
     ----------
@@ -274,13 +275,14 @@ def assemble(
 
     Returns
     -------
-    The DataTree, and what a reader must know of it (not yet said aloud).
+    What lays them out as a DataTree, and what a reader must know of it (not yet said aloud).
     """
     log_likelihood, findings = pointwise(m, samples, args, kwargs) if likelihoods else (None, ())
     data = observed(m, args, kwargs) if observed_data is None else dict(observed_data)
     constant, attrs = record(getattr(m, "program", m), args, kwargs, data)
-    tree = build(
-        samples,
+    tree = functools.partial(
+        build,
+        _named(samples),
         log_likelihood=log_likelihood,
         sample_stats=sample_stats,
         observed_data=data,
@@ -288,3 +290,9 @@ def assemble(
         attrs=attrs,
     )
     return tree, findings
+
+
+def assemble(*args: Any, **kwargs: Any) -> tuple[xr.DataTree, tuple[Finding, ...]]:
+    """Build a fit's data from its draws: `prepared`, laid out at once."""
+    tree, findings = prepared(*args, **kwargs)
+    return tree(), findings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -52,16 +53,16 @@ def assemble_fit(
     found = [say(finding) for finding in reviews[best].findings]
     if not status.ok:
         found.append(say(Finding(status.name, status.value)))
-    tree, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
+    posterior, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
     found += [say(finding) for finding in more]
+    groups: dict[str, Callable[[], xr.Dataset]] = {}
     if em.draws and kernel.hessian_work <= HESSIAN_WORK:
-        groups, more = curvature_groups(kernel, parameters, status.ok)
+        curvature, more = curvature_groups(kernel, parameters, status.ok)
         found += [say(finding) for finding in more]
-        for name, group in groups.items():
-            tree[name] = xr.DataTree(group)
-    tree["plan"] = xr.DataTree(plan(explain(kernel, em.objective)))
-    tree["restarts"] = xr.DataTree(landscape(start, run, reviews))
-    tree["criteria"] = xr.DataTree(_counts(kernel, natural))
+        groups |= {name: partial(xr.Dataset, group) for name, group in curvature.items()}
+    groups["plan"] = partial(plan, explain(kernel, em.objective))
+    groups["restarts"] = partial(landscape, start, run, reviews)
+    groups["criteria"] = partial(xr.Dataset, _counts(kernel, natural))
     return Fit(
         method=em.method,
         model=kernel.model,
@@ -70,11 +71,21 @@ def assemble_fit(
         parameters=natural,
         log_likelihood=reviews[best].log_likelihood,
         objective=np.concatenate([*start.history[best : best + 1], run.traces[best]]),
-        data=tree,
+        data=partial(_tree, posterior, groups),
         evidence=evidence,
         findings=tuple(found),
         settings=em.settings,
     )
+
+
+def _tree(
+    posterior: Callable[[], xr.DataTree], groups: Mapping[str, Callable[[], xr.Dataset]]
+) -> xr.DataTree:
+    """Lay out the posterior and the tables that go with it."""
+    tree = posterior()
+    for name, group in groups.items():
+        tree[name] = xr.DataTree(group())
+    return tree
 
 
 def plan(explanation: Explanation) -> xr.Dataset:
@@ -87,9 +98,9 @@ def plan(explanation: Explanation) -> xr.Dataset:
     return xr.Dataset(values, attrs={"objective": explanation.objective, "kernel": explanation.kernel})
 
 
-def _counts(kernel: Kernel, natural: Mapping[str, np.ndarray]) -> xr.Dataset:
+def _counts(kernel: Kernel, natural: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Count the free parameters of the sites that EM maximised, and the rows: what BIC charges for."""
     free = free_parameters({site: (np.shape(natural[site]), how) for site, how in kernel.supports.items()})
     # A regression's intercept is maximised too, in closed form.
     free += isinstance(kernel.model, BayesianLinearRegression) and "intercept" in natural
-    return xr.Dataset({"free": free, "rows": kernel.count})
+    return {"free": free, "rows": kernel.count}

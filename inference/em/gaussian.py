@@ -21,7 +21,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
-from triptych.inference.em.family import Array, Parameters, Statistics, halved
+from triptych.inference.em.family import Array, Parameters, Statistics
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
@@ -81,7 +81,8 @@ class GaussianFamily:
         if self.covariance == "tied":
             return padded
         if self.covariance == "spherical":
-            return jnp.concatenate([padded, halved(jnp.add, x.T * x.T)[None]])
+            # |x|² as a product with ones, of the rows as they lie.
+            return jnp.concatenate([padded, ((x * x) @ jnp.ones((self.columns, 1), x.dtype)).T])
         # With the 1 as column 0, T(x) is all products of two columns, or some: row by row, whole rows.
         first, second = np.triu_indices(1 + self.columns)
         if self.covariance == "diagonal":

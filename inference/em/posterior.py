@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,7 +16,7 @@ from triptych.inference.fit import Evidence
 from triptych.inference.importance import of_laplace
 from triptych.inference.laplace import GaussianApproximation, laplace
 from triptych.inference.marginal import marginal
-from triptych.inference.posterior import assemble, batch_size, build
+from triptych.inference.posterior import batch_size, build, prepared
 from triptych.inference.rows import Rows
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, labels_of
@@ -35,13 +36,13 @@ def laplace_posterior(
     key: jax.Array,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> tuple[xr.DataTree, Evidence, tuple[Finding, ...]]:
+) -> tuple[Callable[[], xr.DataTree], Evidence, tuple[Finding, ...]]:
     """Draw around the optimum, with the evidence that the same Gaussian gives.
 
     Returns
     -------
-    The fit's data (one chain of `em.draws` draws; the optimum itself where there is no Gaussian), the
-    evidence, and what does not hold.
+    What makes the fit's data (one chain of `em.draws` draws; the optimum itself where there is no Gaussian),
+    the evidence, and what does not hold.
     """
     m = marginal(kernel.model)
     size = sum(np.size(value) for value in parameters.values())
@@ -52,24 +53,24 @@ def laplace_posterior(
             "pointwise log-likelihoods. Fit rows in memory for them."
         )
         constant, attrs = record_sample(kernel.model, kernel.small.args[0])  # type: ignore[attr-defined]
-        tree = build(point, constant_data=constant, attrs=attrs)
+        tree = partial(build, point, constant_data=constant, attrs=attrs)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text),) if em.draws else ()
     seen = getattr(kernel, "observed", None)
     if em.draws == 0 or not getattr(kernel, "has_posterior", True):
-        tree, findings = assemble(m, point, args, kwargs, likelihoods=em.draws > 0, observed_data=seen)
+        tree, findings = prepared(m, point, args, kwargs, likelihoods=em.draws > 0, observed_data=seen)
         return tree, Evidence(), findings
     if kernel.hessian_work > HESSIAN_WORK:
         text = (
             f"{kernel.count:.3g} rows × {size}² parameters make a Hessian of minutes: the posterior holds "
             "the optimum alone, without standard errors. Use SVI or MCMC for them, or fit fewer rows."
         )
-        tree, findings = assemble(m, point, args, kwargs, observed_data=seen)
+        tree, findings = prepared(m, point, args, kwargs, observed_data=seen)
         return tree, Evidence(), (Finding("LAPLACE_SKIPPED", text), *findings)
     gaussian, samples = kernel.approximate(parameters, em.objective, key, em.draws)
     statistics = None
     if em.objective == "map" and gaussian.log_evidence is not None:
         statistics = gaussian.sample_stats(key, em.draws, batch_size(m.structure(*args, **kwargs)))
-    tree, findings = assemble(
+    tree, findings = prepared(
         m,
         {site: samples[site] for site in parameters},
         args,

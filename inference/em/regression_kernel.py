@@ -210,10 +210,10 @@ def bind_regression(model: BayesianLinearRegression, call: Call) -> RegressionKe
     moments, rotation = decompose(centred, offset)
     # Σ w stands for N, and a weight w for w equal rows: each row's density to the power w.
     moments = moments._replace(rows=np.asarray(rows))
-    prior, with_prior = model.prior(X, y), call.objective == "map"
+    with_prior = call.objective == "map"
     variance = max(float(np.var(y)), np.finfo(np.float64).tiny)
-    unit = float(np.mean(np.var(X, axis=0))) / variance
-    gamma = [float(value) if with_prior else 0.0 for value in prior]
+    unit = float(np.sum(moments.singular**2)) / (rows * X.shape[1]) / variance  # of λ
+    gamma = [float(value) for value in model.prior(X, y)] if with_prior else [0.0] * 4
     shapes = [gamma[0] - 1.0, gamma[2] - 1.0] if with_prior else [0.0, 0.0]
     numbers = (shapes[0], gamma[1], shapes[1], gamma[3], CAP * max(unit, 1e-300), CAP / variance)
     hyper = RegressionHyper(*(jnp.asarray(number, jnp.float64) for number in numbers))
