@@ -134,9 +134,8 @@ def restarts(x: np.ndarray, close: float | None, target: float | None, rounds: R
     )
     steps = np.asarray(fit.data["restarts"]["steps"]).mean()
     said = (
-        f"same optimum: ours ends {short:.0e} nats below it, theirs {max(gap, 0.0):.0e}; {rule}; ours: 200 "
-        f"starts by 20 steps, the best 100 of them {steps:.1f} more on average; theirs: 100, {peer.n_iter_} "
-        f"steps of the best"
+        f"same optimum: ours ends {short:.0e} nats below it, theirs {max(gap, 0.0):.0e}; {rule}; 100 starts "
+        f"each; ours: {steps:.1f} steps on average; theirs: {peer.n_iter_} of the best"
     )
     what = "by scikit-learn's loose rule" if close is None else f"to {close:g} nats of the optimum"
     name = f"Old Faithful, 100 restarts, warm, {what}"

@@ -22,6 +22,7 @@ from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
+from triptych.inference.em.small_matrices import cholesky, inverse
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
@@ -120,7 +121,7 @@ class GaussianFamily:
         """−½ tr(P Σ_n w_n x_n x_nᵀ) for tied covariances; 0 for the others, whose table holds everything."""
         if self.covariance != "tied":
             return jnp.zeros((), parameters["means"].dtype)
-        return -0.5 * jnp.sum(_inverse(parameters["covariances"])[0] * totals)
+        return -0.5 * jnp.sum(inverse(parameters["covariances"])[0] * totals)
 
     def maximise(self, statistics: Statistics, hyper: GaussianHyper) -> Parameters:
         """M-step in closed form; see the module's head."""
@@ -142,7 +143,7 @@ class GaussianFamily:
         covariances, floor = parameters["covariances"], hyper.floor * hyper.pooled
         if hyper.pooled.ndim < 2:
             return {**parameters, "covariances": jnp.maximum(covariances, floor)}
-        above = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariances - floor)))
+        above = jnp.all(jnp.isfinite(cholesky(covariances - floor)))
         return {**parameters, "covariances": jnp.where(above, covariances, jnp.nan)}
 
     def log_prior(self, parameters: Parameters, hyper: GaussianHyper) -> Array:
@@ -172,7 +173,7 @@ class GaussianFamily:
         elif self.covariance == "diagonal":
             variances = parameters["covariances"]
         else:
-            precisions, log_det = _inverse(parameters["covariances"])
+            precisions, log_det = inverse(parameters["covariances"])
             shape = (self.components, self.columns, self.columns)
             return jnp.broadcast_to(precisions, shape), jnp.broadcast_to(log_det, shape[:1])
         return 1.0 / variances, -jnp.sum(jnp.log(variances), axis=1)
@@ -213,18 +214,9 @@ class GaussianFamily:
                 - rate / covariances
             )
         d = self.columns
-        precisions, log_det = _inverse(covariances)
+        precisions, log_det = inverse(covariances)
         constant = nu / 2 * (jnp.linalg.slogdet(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)
         return constant + (nu + d + 1) / 2 * log_det - 0.5 * jnp.sum(precisions * spread, axis=(-2, -1))
-
-
-def _inverse(matrices: Array) -> tuple[Array, Array]:
-    """Invert positive definite matrices (…, D, D) by Cholesky; also the log-determinants of the inverses."""
-    factors = jnp.linalg.cholesky(matrices)
-    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=matrices.dtype), matrices.shape)
-    half = jax.scipy.linalg.solve_triangular(factors, identity, lower=True)
-    log_det = -2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
-    return jnp.swapaxes(half, -2, -1) @ half, log_det
 
 
 def symmetric(upper: Array, dimension: int) -> Array:
@@ -239,22 +231,22 @@ def _floored(estimate: Array, hyper: GaussianHyper) -> Array:
     """Raise relative variances below the floor to it: the exact constrained maximum (hence monotone)."""
     if hyper.pooled.ndim < 2:
         return jnp.maximum(estimate, hyper.floor * hyper.pooled)
-    return _raise_eigenvalues(estimate, jnp.linalg.cholesky(hyper.pooled), hyper.floor)
+    return _raise_eigenvalues(estimate, hyper.pooled, hyper.floor)
 
 
 @custom_vmap
-def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
-    """Raise the eigenvalues of matrices (…, D, D) relative to `factor factorᵀ` to the floor, if any is below.
+def _raise_eigenvalues(estimate: Array, pooled: Array, floor: Array) -> Array:
+    """Raise the eigenvalues of matrices (…, D, D) relative to `pooled` to the floor, if any is below.
 
-    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare. `factor` (…, D, D) is
+    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare. `pooled` (…, D, D) is
     one for all, or one for each data set (of a bootstrap).
     """
-    factor = jnp.broadcast_to(factor, estimate.shape)
-    whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
-    whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
-    above = jnp.linalg.cholesky(whitened - floor * jnp.eye(factor.shape[-1]))
+    above = cholesky(estimate - floor * pooled)
 
     def raised() -> Array:
+        factor = jnp.linalg.cholesky(jnp.broadcast_to(pooled, estimate.shape))
+        whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
+        whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
         values, vectors = jnp.linalg.eigh(whitened)
         clipped = (vectors * jnp.maximum(values, floor)[..., None, :]) @ jnp.swapaxes(vectors, -2, -1)
         low = jnp.min(values, axis=-1)[..., None, None] < floor
@@ -264,12 +256,12 @@ def _raise_eigenvalues(estimate: Array, factor: Array, floor: Array) -> Array:
 
 
 @_raise_eigenvalues.def_vmap
-def _raise_many(size: int, batched: list[bool], estimate: Array, factor: Array, floor: Array) -> Any:
+def _raise_many(size: int, batched: list[bool], estimate: Array, pooled: Array, floor: Array) -> Any:
     """Keep the condition one for a whole batch of starts: `vmap` would run both of its sides."""
     if batched[2]:
         raise TypeError("all starts and data sets have one `floor`")
     if batched[1]:  # data sets of their own: the new axis goes first in both
         estimate = estimate if batched[0] else jnp.broadcast_to(estimate, (size, *estimate.shape))
-        between = (1,) * (estimate.ndim - factor.ndim)
-        factor = factor.reshape(factor.shape[0], *between, *factor.shape[1:])
-    return _raise_eigenvalues(estimate, factor, floor), True
+        between = (1,) * (estimate.ndim - pooled.ndim)
+        pooled = pooled.reshape(pooled.shape[0], *between, *pooled.shape[1:])
+    return _raise_eigenvalues(estimate, pooled, floor), True

@@ -28,11 +28,16 @@ Progress = Callable[[int, int, float], None]  # called with (steps done, steps a
 
 
 def short_runs(em: EM, kernel: Kernel, first: jax.Array, second: jax.Array) -> Start:
-    """Take 20 steps from many starts, on a sample of the rows; the best `restarts` go on."""
+    """Take 20 steps from many starts, on a sample of the rows; the best `restarts` go on.
+
+    Where all of them would go on, on the same rows, there is nothing to choose.
+    """
     if getattr(em.model, "components", 2) == 1:
         return kernel.starts(first, 1, em.starts)
     small = kernel.sample(second, SHORT_ROWS)
     start = small.starts(first, _candidates(em), em.starts)
+    if small is kernel and _candidates(em) == em.restarts:
+        return start
     short = climb(
         em.climbed(small),
         start.parameters,
@@ -75,7 +80,8 @@ def point_of(parameters: Mapping[str, Any], index: Any) -> dict[str, Any]:
 
 def _candidates(em: EM) -> int:
     """Count the short runs."""
-    return max(CANDIDATES, 2 * em.restarts) if em.starts == "portfolio" else 2 * em.restarts
+    least = CANDIDATES if em.starts == "portfolio" else min(CANDIDATES, 2 * em.restarts)
+    return max(em.restarts, least)
 
 
 def _accelerator(em: EM, kernel: Kernel, start: Start) -> Accelerator | None:

@@ -13,7 +13,7 @@ reflections. Elsewhere reflections it is.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import get_lapack_funcs, solve_triangular
 
 __all__ = ["triangular_factor"]
 
@@ -37,10 +37,11 @@ def _by_cholesky(Z: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
     """R by two Cholesky factorisations; `None` where Z, its columns of length 1, is too near singular."""
     try:
         first = np.linalg.cholesky((Z.T @ Z) / np.outer(lengths, lengths)).T
-        reciprocal, _ = lapack.dtrcon(first)
+        condition, invert = get_lapack_funcs(("trcon", "trtri"), (first,))
+        reciprocal, _ = condition(first)
         if not reciprocal > SMALLEST_RECIPROCAL:
             return None
-        inverse = lapack.dtrtri(first)[0] / lengths[:, None]
+        inverse = invert(first)[0] / lengths[:, None]
         step = max(1, BLOCK_NUMBERS // len(lengths))
         gram = np.zeros_like(first)
         for start in range(0, len(Z), step):
@@ -48,6 +49,6 @@ def _by_cholesky(Z: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
             gram += rotated.T @ rotated
         # R₂ (R₁⁻¹)⁻¹: undone is what was done to Z, to the last digit.
         second = np.linalg.cholesky(gram).T
-        return np.asarray(solve_triangular(inverse, second.T, trans="T").T)
+        return np.asarray(solve_triangular(inverse, second.T, trans=1).T)
     except np.linalg.LinAlgError:
         return None
