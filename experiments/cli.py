@@ -277,5 +277,8 @@ def main() -> None:
     """Run the command line."""
     # XLA logs to stderr before anything of ours; a person reads only what matters to them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # NumPy's matrices are small here, and threads that wait for one another on a busy machine cost seconds;
+    # what is large is XLA's, which has its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     keep_compilations(os.environ)
     sys.exit(app())

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["briefly", "by_work", "cells", "normals", "options"]
+__all__ = ["briefly", "by_work", "cells", "normals", "options", "split"]
 
 Options = dict[str, str | bool | int | float]
 
@@ -66,8 +66,22 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
 
 def normals(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     """Draw standard normals, as `jax.random.normal` does."""
-    draw = briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
-    return np.asarray(draw(key))
+    return np.asarray(_drawer(tuple(shape))(key))
+
+
+def split(key: jax.Array, count: int) -> tuple[jax.Array, ...]:
+    """Split a key as `jax.random.split` does, by one program for all who want as many."""
+    return _splitter(count)(key)
+
+
+@functools.cache
+def _drawer(shape: tuple[int, ...]) -> Any:
+    return briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
+
+
+@functools.cache
+def _splitter(count: int) -> Any:
+    return briefly(lambda key: tuple(jax.random.split(key, count)), 0)
 
 
 @functools.cache

@@ -194,7 +194,7 @@ def _make(kind: type, program: Callable[[], None], size: int, options: Mapping[s
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}: it has {known}.")
     extra: dict[str, Any] = {}
     if "init_loc_fn" in accepted:
-        extra["init_loc_fn"] = init_to_value(values={"z": jnp.zeros(size)})
+        extra["init_loc_fn"] = init_to_value(values={"z": np.zeros(size, jnp.result_type(float))})
     if "batch_ndim" in accepted:
         extra["batch_ndim"] = 0  # the coordinates are one vector
     if "init_scale" in accepted:

@@ -175,7 +175,7 @@ class GaussianVector(dist.MultivariateNormal):
     """
 
     def validate_args(self, strict: bool = True) -> None:
-        """Check nothing: L is a Cholesky factor. NumPyro's check compiles its steps one by one, traced or not."""
+        """Check nothing: L is a Cholesky factor, and NumPyro would compile each step of looking at it."""
 
     def log_prob(self, value: Any) -> jax.Array:
         """Give log p(x) = −½ |L⁻¹ (x − μ)|² − log|L| − ½ D log 2π, nats."""
