@@ -78,6 +78,10 @@ def run_command(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where to; default results/<name>."),
     ] = None,
+    one_by_one: Annotated[
+        bool,
+        typer.Option("--one-by-one", help="Fits do not run side by side: the seconds of each are its own."),
+    ] = False,
 ) -> None:
     """Run an experiment: its fits, their comparison and the report.
 
@@ -95,7 +99,7 @@ def run_command(
     bars = Bars()
     try:
         with bars:
-            outcome = run(experiment, directory, progress=bars, started=started)
+            outcome = run(experiment, directory, progress=bars, started=started, one_by_one=one_by_one)
     except KeyboardInterrupt:
         finished = ", ".join(bars.finished) or "no fit yet"
         typer.echo(

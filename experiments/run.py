@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,14 +33,17 @@ from triptych.experiments.store import write_json, write_text, write_yaml
 __all__ = ["Outcome", "Prepared", "Progress", "Silent", "prepare", "run"]
 
 
+FEW = 200_000  # numbers in the data, up to which fits run side by side: with more they need the machine
+
+
 class Progress(Protocol):
     """What a run tells while it works."""
 
     def start(self, name: str, method: str) -> None:
         """Say that a fit starts."""
 
-    def step(self, done: int, total: int, value: Any = None) -> None:
-        """Say how far the fit is, and its objective where it has one."""
+    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
+        """Say how far a fit is, and its objective where it has one."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
         """Say how a fit ended, or that it was kept from before."""
@@ -51,7 +55,7 @@ class Silent:
     def start(self, name: str, method: str) -> None:
         """Say nothing."""
 
-    def step(self, done: int, total: int, value: Any = None) -> None:
+    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
         """Say nothing."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
@@ -136,11 +140,13 @@ def run(
     progress: Progress | None = None,
     report: bool = True,
     started: float | None = None,
+    one_by_one: bool = False,
 ) -> Outcome:
     """Run an experiment and leave its results in a directory.
 
-    A fit whose settings, model, data and seed are those recorded there is kept; the others run. A fit
-    that fails is recorded and the others go on. Every file appears whole or not at all.
+    A fit whose settings, model, data and seed are those recorded there is kept; the others run, side by side
+    where the data are few (`turns.py`): then most of their time goes into compiling them. A fit that fails is
+    recorded and the others go on. Every file appears whole or not at all.
 
     Parameters
     ----------
@@ -149,6 +155,7 @@ def run(
     progress : is told how far the run is.
     report : whether to write the page.
     started : `time.perf_counter()` before the imports; now if left out.
+    one_by_one : whether one fit waits for the other, so that the seconds of each are its own.
 
     Raises
     ------
@@ -159,7 +166,7 @@ def run(
     from triptych.inference.sharing import sharing
 
     with sharing():
-        return _run(experiment, directory, progress or Silent(), report, started, seconds_import)
+        return _run(experiment, directory, progress or Silent(), report, started, seconds_import, one_by_one)
 
 
 def _run(
@@ -169,6 +176,7 @@ def _run(
     report: bool,
     started: float,
     seconds_import: float,
+    one_by_one: bool,
 ) -> Outcome:
     prepared = prepare(experiment)
     config = experiment.config
@@ -182,32 +190,39 @@ def _run(
     _write_start(prepared, directory, manifest)
 
     fits: dict[str, Any] = {}
-    kept: list[str] = []
-    for name in config.fits:
-        fit = _load_kept(prepared, directory, manifest, name)
-        if fit is not None:
-            kept.append(name)
-        else:
-            progress.start(name, config.fits[name].method)
-            fit = _run_fit(prepared, directory, manifest, name, progress)
+
+    def record(name: str, fit: Any, *, kept: bool = False) -> None:
         if fit is not None:
             fits[name] = fit
-        progress.end(name, manifest["fits"][name], kept=name in kept)
+        progress.end(name, manifest["fits"][name], kept=kept)
         manifest["seconds"]["total"] = time.perf_counter() - started
         write_json(directory / FILE, manifest)
 
+    def run_one(name: str) -> None:
+        progress.start(name, config.fits[name].method)
+        record(name, _run_fit(prepared, directory, manifest, name, progress))
+
+    for name in config.fits:
+        fit = _load_kept(prepared, directory, manifest, name)
+        if fit is not None:
+            record(name, fit, kept=True)
+    kept = tuple(fits)
+    waiting = [name for name in config.fits if name not in kept]
+    _run_fits(prepared, manifest, {name: partial(run_one, name) for name in waiting}, one_by_one)
+    fits = {name: fits[name] for name in config.fits if name in fits}
+
+    manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
     trouble = [
         f"{name}: {entry['message']}"
         for name, entry in manifest["fits"].items()
         if entry["status"] == "failed"
     ]
     comparison = _compare(fits, manifest, directory, trouble, prepared.data)
-    manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
     manifest["seconds"]["total"] = time.perf_counter() - started
     write_json(directory / FILE, manifest)
     if report:
         _report(directory, comparison, trouble)
-    return Outcome(directory, manifest, fits, comparison, tuple(kept), tuple(trouble))
+    return Outcome(directory, manifest, fits, comparison, kept, tuple(trouble))
 
 
 def _import_inference(started: float) -> float:
@@ -277,24 +292,48 @@ def _load_kept(prepared: Prepared, directory: Path, manifest: Mapping[str, Any],
         return None
 
 
+def _run_fits(
+    prepared: Prepared, manifest: dict[str, Any], jobs: Mapping[str, Callable[[], None]], one_by_one: bool
+) -> None:
+    """Run what has to be run: side by side where it is compiling that takes the time."""
+    from triptych.inference.effort import cells
+    from triptych.inference.rows import Rows
+    from triptych.inference.turns import together
+    from triptych.models.errors import InferenceWarning
+
+    few = not isinstance(prepared.data.x, Rows) and cells(prepared.data.args) <= FEW
+    beside = not one_by_one and few and len(jobs) > 1
+    manifest["side_by_side"] = list(jobs) if beside else []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
+        if beside:
+            together(list(jobs.values()))
+        else:
+            for job in jobs.values():
+                job()
+
+
 def _run_fit(
     prepared: Prepared, directory: Path, manifest: dict[str, Any], name: str, progress: Progress
 ) -> Any:
     """Run one fit, save it and record it; a failure is recorded too."""
-    from triptych.models.errors import InferenceWarning
+    from triptych.inference.turns import look
 
     settings = prepared.experiment.config.fits[name]
     method = prepared.algorithms[name]
     mark = prepared.fingerprints[name]
     told: dict[str, Any] = {}
     if "progress" in inspect.signature(method.run).parameters:
-        told["progress"] = progress.step
+
+        def tell(done: int, total: int, value: Any = None) -> None:
+            look()
+            progress.step(name, done, total, value)
+
+        told["progress"] = tell
     if prepared.experiment.config.data.blocks:  # passes are long: one that is cut off is gone on with
         told["checkpoint"] = directory / f".{name}.{mark[:12]}.checkpoint"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
-            fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
+        fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
         file = directory / f"{name}.nc"
         fit.save(file)
         manifest["fits"][name] = fit_entry(fit, file, mark)

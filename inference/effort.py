@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from triptych.inference.turns import in_turns
+
 __all__ = ["briefly", "by_work", "cells", "normals", "options", "split"]
 
 Options = dict[str, str | bool | int | float]
@@ -46,7 +48,7 @@ def options(work: float) -> Options:
 
 def briefly(function: Callable[..., Any], work: float, **settings: Any) -> Any:
     """`jax.jit` with as little effort as the work is worth; for calls from outside of any other `jit`."""
-    return jax.jit(function, compiler_options=options(work) or None, **settings)
+    return in_turns(jax.jit(function, compiler_options=options(work) or None, **settings), long=work > LITTLE)
 
 
 def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -58,7 +60,7 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
         chosen = options(work)
         key = tuple(chosen.items())
         if key not in compiled:
-            compiled[key] = jax.jit(function, compiler_options=chosen or None, **settings)
+            compiled[key] = briefly(function, work, **settings)
         return compiled[key](*args, **kwargs)
 
     return call

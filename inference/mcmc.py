@@ -14,7 +14,7 @@ import numpy as np
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
-from triptych.inference.effort import briefly, normals, options, split
+from triptych.inference.effort import briefly, normals, split
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.precision import matching_precision
@@ -211,13 +211,12 @@ def _walk(
     found = [value_and_grad(z) for z in points]
     values, slopes = (np.asarray(np.stack(part), number) for part in zip(*found, strict=True))
 
-    @functools.partial(jax.jit, compiler_options=options(0) or None)
     def begin(keys: jax.Array, info: ParamInfo) -> Any:
         state = kernel.init(keys, settings.warmup, info, (), {})
         # One type from the first block on, so that one program serves them all.
         return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
-    state = begin(keys, ParamInfo(np.asarray(points, number), values, slopes))
+    state = briefly(begin, 0)(keys, ParamInfo(np.asarray(points, number), values, slopes))
     length = block_length(settings.warmup, settings.draws)
 
     def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
