@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -238,6 +239,16 @@ def _import_inference(started: float) -> float:
     return time.perf_counter() - started
 
 
+def _import_what_follows() -> None:
+    """Import what the comparison and the page need, while XLA compiles; a fault in it shows there."""
+    with contextlib.suppress(Exception):
+        import sklearn.ensemble
+
+        import triptych.experiments.report.page
+
+        del sklearn, triptych
+
+
 def _check_directory(directory: Path, config: Config) -> dict[str, Any]:
     """Give the manifest of an earlier run there; refuse a place whose files are someone else's."""
     if directory.exists() and not directory.is_dir():
@@ -307,7 +318,7 @@ def _run_fits(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
         if beside:
-            together(list(jobs.values()))
+            together(list(jobs.values()), meanwhile=_import_what_follows)
         else:
             for job in jobs.values():
                 job()

@@ -71,8 +71,10 @@ class _Turns:
 _TURNS: contextvars.ContextVar[_Turns | None] = contextvars.ContextVar("turns", default=None)
 
 
-def together(jobs: Sequence[Callable[[], None]]) -> None:
+def together(jobs: Sequence[Callable[[], None]], meanwhile: Callable[[], None] = lambda: None) -> None:
     """Do jobs side by side, each in a thread with the context of this one; the first has the first turn.
+
+    This thread does `meanwhile`, which traces nothing, and waits.
 
     The first that raises ends the others when their next turn comes, and what it raised is raised here; an
     interrupt of this thread ends them too.
@@ -100,6 +102,7 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
     for thread in threads:
         thread.start()
     try:
+        meanwhile()
         for thread in threads:
             thread.join()
     except BaseException:
