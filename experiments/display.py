@@ -181,7 +181,7 @@ def _times(manifest: Mapping[str, Any]) -> str:
     for name, entry in manifest["fits"].items():
         seconds = entry["seconds"]
         parts.append(f"{name} compile {seconds['compile']:.1f} and run {seconds['run']:.1f}")
-    beside = ", side by side" if manifest.get("side_by_side") else ""
+    beside = ", side by side" if any(e.get("side_by_side") for e in manifest["fits"].values()) else ""
     return f"Seconds: {'; '.join(parts)}; in all {manifest['seconds']['total']:.1f}{beside}."
 
 

@@ -8,7 +8,7 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -201,7 +201,9 @@ def _run(
 
     def run_one(name: str) -> None:
         progress.start(name, config.fits[name].method)
-        record(name, _run_fit(prepared, directory, manifest, name, progress))
+        fit = _run_fit(prepared, directory, manifest, name, progress)
+        manifest["fits"][name]["side_by_side"] = beside
+        record(name, fit)
 
     for name in config.fits:
         fit = _load_kept(prepared, directory, manifest, name)
@@ -209,7 +211,8 @@ def _run(
             record(name, fit, kept=True)
     kept = tuple(fits)
     waiting = [name for name in config.fits if name not in kept]
-    _run_fits(prepared, manifest, {name: partial(run_one, name) for name in waiting}, one_by_one)
+    beside = len(waiting) > 1 and not one_by_one and _are_few(prepared.data)
+    _run_fits([partial(run_one, name) for name in waiting], beside)
     fits = {name: fits[name] for name in config.fits if name in fits}
 
     manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
@@ -303,24 +306,25 @@ def _load_kept(prepared: Prepared, directory: Path, manifest: Mapping[str, Any],
         return None
 
 
-def _run_fits(
-    prepared: Prepared, manifest: dict[str, Any], jobs: Mapping[str, Callable[[], None]], one_by_one: bool
-) -> None:
-    """Run what has to be run: side by side where it is compiling that takes the time."""
+def _are_few(data: Data) -> bool:
+    """Whether the data are so few that compiling their fits takes longer than running them."""
     from triptych.inference.effort import cells
     from triptych.inference.rows import Rows
+
+    return not isinstance(data.x, Rows) and cells(data.args) <= FEW
+
+
+def _run_fits(jobs: Sequence[Callable[[], None]], beside: bool) -> None:
+    """Run the fits that have to be run, side by side or one after the other."""
     from triptych.inference.turns import together
     from triptych.models.errors import InferenceWarning
 
-    few = not isinstance(prepared.data.x, Rows) and cells(prepared.data.args) <= FEW
-    beside = not one_by_one and few and len(jobs) > 1
-    manifest["side_by_side"] = list(jobs) if beside else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
         if beside:
-            together(list(jobs.values()), meanwhile=_import_what_follows)
+            together(jobs, meanwhile=_import_what_follows)
         else:
-            for job in jobs.values():
+            for job in jobs:
                 job()
 
 

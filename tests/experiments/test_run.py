@@ -262,8 +262,8 @@ def test_fits_side_by_side_are_those_one_by_one(config_file: Callable[..., Path]
     experiment = read_experiment(config_file(fits=fits, reference="few"))
     beside = run(experiment, tmp_path / "beside", report=False)
     alone = run(experiment, tmp_path / "alone", report=False, one_by_one=True)
-    assert beside.manifest["side_by_side"] == ["few", "many"]
-    assert alone.manifest["side_by_side"] == []
+    assert [entry["side_by_side"] for entry in beside.manifest["fits"].values()] == [True, True]
+    assert [entry["side_by_side"] for entry in alone.manifest["fits"].values()] == [False, False]
     assert (
         list(beside.manifest["fits"]) == list(alone.manifest["fits"]) == list(beside.fits) == ["few", "many"]
     )
@@ -276,4 +276,10 @@ def test_fits_side_by_side_are_those_one_by_one(config_file: Callable[..., Path]
 
 def test_a_single_fit_has_the_machine_to_itself(bench: Any, go: Go) -> None:
     go()
-    assert go("fits.more={method: em}").manifest["side_by_side"] == []
+    entries = go("fits.more={method: em}").manifest["fits"]
+    assert {name: entry["side_by_side"] for name, entry in entries.items()} == {
+        "em": True,
+        "svi": True,
+        "mcmc": True,
+        "more": False,
+    }
