@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.primitives
 from jax.core import Tracer
+
+from triptych.inference.precision import double_precision
 
 __all__ = ["in_turns", "look", "others_go_on", "together", "waited"]
 
@@ -81,12 +83,14 @@ def together(jobs: Sequence[Callable[[], None]], meanwhile: Callable[[], None] =
     """
     turns = _Turns()
     raised: list[BaseException] = []
+    wide = jnp.result_type(float) == np.float64  # which JAX would ask of each thread anew
 
     def work(job: Callable[[], None], ticket: object) -> None:
         _TURNS.set(turns)
         try:
             turns.take(ticket)
-            job()
+            with double_precision() if wide else nullcontext():
+                job()
         except Stopped:
             pass
         except BaseException as error:  # handed to the thread that waits
@@ -99,15 +103,17 @@ def together(jobs: Sequence[Callable[[], None]], meanwhile: Callable[[], None] =
         threading.Thread(target=contextvars.copy_context().run, args=(work, job, turns.ticket()))
         for job in jobs
     ]
-    for thread in threads:
-        thread.start()
+    started: list[threading.Thread] = []
     try:
-        meanwhile()
         for thread in threads:
+            thread.start()
+            started.append(thread)
+        meanwhile()
+        for thread in started:
             thread.join()
     except BaseException:
         turns.stop()
-        for thread in threads:
+        for thread in started:
             thread.join()
         raise
     if raised:

@@ -40,6 +40,14 @@ def test_one_at_a_time_and_in_order() -> None:
     assert sorted(order) == [(name, step) for name in range(3) for step in range(20)]
 
 
+def test_the_context_and_the_precision_are_those_of_the_caller() -> None:
+    found: list[object] = []
+    with jax.enable_x64(True), sharing():
+        kept("key", lambda: "made")
+        together([lambda: found.append((kept("key", lambda: "again"), jnp.zeros(()).dtype))])
+    assert found == [("made", np.float64)]
+
+
 def test_others_have_their_turn_while_one_is_away() -> None:
     here = threading.Event()
 
