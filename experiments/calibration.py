@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def calibrate_config(
         progress.start(name, settings.method)
         entry: dict[str, Any]
         try:
-            result, kept = _one(prepared, name, directory, simulations, draws, progress.step)
+            result, kept = _one(prepared, name, directory, simulations, draws, partial(progress.step, name))
         except Exception as error:  # the other fits can be calibrated all the same
             text = " ".join(str(error).split())
             trouble.append(f"{name}: {text}")

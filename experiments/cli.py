@@ -78,6 +78,10 @@ def run_command(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where to; default results/<name>."),
     ] = None,
+    one_by_one: Annotated[
+        bool,
+        typer.Option("--one-by-one", help="Fits do not run side by side: the seconds of each are its own."),
+    ] = False,
 ) -> None:
     """Run an experiment: its fits, their comparison and the report.
 
@@ -95,7 +99,7 @@ def run_command(
     bars = Bars()
     try:
         with bars:
-            outcome = run(experiment, directory, progress=bars, started=started)
+            outcome = run(experiment, directory, progress=bars, started=started, one_by_one=one_by_one)
     except KeyboardInterrupt:
         finished = ", ".join(bars.finished) or "no fit yet"
         typer.echo(
@@ -277,5 +281,8 @@ def main() -> None:
     """Run the command line."""
     # XLA logs to stderr before anything of ours; a person reads only what matters to them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # NumPy's matrices are small here, and threads that wait for one another on a busy machine cost seconds;
+    # what is large is XLA's, which has its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     keep_compilations(os.environ)
     sys.exit(app())

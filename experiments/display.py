@@ -44,7 +44,7 @@ class Bars:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.finished: list[str] = []
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -67,19 +67,18 @@ class Bars:
 
     def start(self, name: str, method: str) -> None:
         """Open the bar of a fit; it moves to and fro until the fit tells how far it is."""
-        self._task = self._bars.add_task(f"{escape(name)} ({method})", total=None, said="")
+        self._tasks[name] = self._bars.add_task(f"{escape(name)} ({method})", total=None, said="")
 
-    def step(self, done: int, total: int, value: Any = None) -> None:
-        """Move the bar."""
-        if self._task is not None:
+    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
+        """Move the bar of a fit."""
+        if name in self._tasks:
             said = f"{value:.3f}" if isinstance(value, float) else escape(str(value or ""))
-            self._bars.update(self._task, completed=done, total=total, said=said)
+            self._bars.update(self._tasks[name], completed=done, total=total, said=said)
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
         """Close the bar and leave a line."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
         if entry["status"] != "failed":
             self.finished.append(name)
         seconds = entry["seconds"]["compile"] + entry["seconds"]["run"]
@@ -182,7 +181,8 @@ def _times(manifest: Mapping[str, Any]) -> str:
     for name, entry in manifest["fits"].items():
         seconds = entry["seconds"]
         parts.append(f"{name} compile {seconds['compile']:.1f} and run {seconds['run']:.1f}")
-    return f"Seconds: {'; '.join(parts)}; in all {manifest['seconds']['total']:.1f}."
+    beside = ", side by side" if any(e.get("side_by_side") for e in manifest["fits"].values()) else ""
+    return f"Seconds: {'; '.join(parts)}; in all {manifest['seconds']['total']:.1f}{beside}."
 
 
 def _words(status: str) -> str:

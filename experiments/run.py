@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,14 +34,17 @@ from triptych.experiments.store import write_json, write_text, write_yaml
 __all__ = ["Outcome", "Prepared", "Progress", "Silent", "prepare", "run"]
 
 
+FEW = 200_000  # numbers in the data, up to which fits run side by side: with more they need the machine
+
+
 class Progress(Protocol):
     """What a run tells while it works."""
 
     def start(self, name: str, method: str) -> None:
         """Say that a fit starts."""
 
-    def step(self, done: int, total: int, value: Any = None) -> None:
-        """Say how far the fit is, and its objective where it has one."""
+    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
+        """Say how far a fit is, and its objective where it has one."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
         """Say how a fit ended, or that it was kept from before."""
@@ -51,7 +56,7 @@ class Silent:
     def start(self, name: str, method: str) -> None:
         """Say nothing."""
 
-    def step(self, done: int, total: int, value: Any = None) -> None:
+    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
         """Say nothing."""
 
     def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
@@ -136,11 +141,13 @@ def run(
     progress: Progress | None = None,
     report: bool = True,
     started: float | None = None,
+    one_by_one: bool = False,
 ) -> Outcome:
     """Run an experiment and leave its results in a directory.
 
-    A fit whose settings, model, data and seed are those recorded there is kept; the others run. A fit
-    that fails is recorded and the others go on. Every file appears whole or not at all.
+    A fit whose settings, model, data and seed are those recorded there is kept; the others run, side by side
+    where the data are few (`turns.py`): then most of their time goes into compiling them. A fit that fails is
+    recorded and the others go on. Every file appears whole or not at all.
 
     Parameters
     ----------
@@ -149,6 +156,7 @@ def run(
     progress : is told how far the run is.
     report : whether to write the page.
     started : `time.perf_counter()` before the imports; now if left out.
+    one_by_one : whether one fit waits for the other, so that the seconds of each are its own.
 
     Raises
     ------
@@ -159,7 +167,7 @@ def run(
     from triptych.inference.sharing import sharing
 
     with sharing():
-        return _run(experiment, directory, progress or Silent(), report, started, seconds_import)
+        return _run(experiment, directory, progress or Silent(), report, started, seconds_import, one_by_one)
 
 
 def _run(
@@ -169,6 +177,7 @@ def _run(
     report: bool,
     started: float,
     seconds_import: float,
+    one_by_one: bool,
 ) -> Outcome:
     prepared = prepare(experiment)
     config = experiment.config
@@ -182,32 +191,42 @@ def _run(
     _write_start(prepared, directory, manifest)
 
     fits: dict[str, Any] = {}
-    kept: list[str] = []
-    for name in config.fits:
-        fit = _load_kept(prepared, directory, manifest, name)
-        if fit is not None:
-            kept.append(name)
-        else:
-            progress.start(name, config.fits[name].method)
-            fit = _run_fit(prepared, directory, manifest, name, progress)
+
+    def record(name: str, fit: Any, *, kept: bool = False) -> None:
         if fit is not None:
             fits[name] = fit
-        progress.end(name, manifest["fits"][name], kept=name in kept)
+        progress.end(name, manifest["fits"][name], kept=kept)
         manifest["seconds"]["total"] = time.perf_counter() - started
         write_json(directory / FILE, manifest)
 
+    def run_one(name: str) -> None:
+        progress.start(name, config.fits[name].method)
+        fit = _run_fit(prepared, directory, manifest, name, progress)
+        manifest["fits"][name]["side_by_side"] = beside
+        record(name, fit)
+
+    for name in config.fits:
+        fit = _load_kept(prepared, directory, manifest, name)
+        if fit is not None:
+            record(name, fit, kept=True)
+    kept = tuple(fits)
+    waiting = [name for name in config.fits if name not in kept]
+    beside = len(waiting) > 1 and not one_by_one and _are_few(prepared.data)
+    _run_fits([partial(run_one, name) for name in waiting], beside)
+    fits = {name: fits[name] for name in config.fits if name in fits}
+
+    manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
     trouble = [
         f"{name}: {entry['message']}"
         for name, entry in manifest["fits"].items()
         if entry["status"] == "failed"
     ]
     comparison = _compare(fits, manifest, directory, trouble, prepared.data)
-    manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
     manifest["seconds"]["total"] = time.perf_counter() - started
     write_json(directory / FILE, manifest)
     if report:
         _report(directory, comparison, trouble)
-    return Outcome(directory, manifest, fits, comparison, tuple(kept), tuple(trouble))
+    return Outcome(directory, manifest, fits, comparison, kept, tuple(trouble))
 
 
 def _import_inference(started: float) -> float:
@@ -221,6 +240,16 @@ def _import_inference(started: float) -> float:
 
     del jax, numpyro, triptych
     return time.perf_counter() - started
+
+
+def _import_what_follows() -> None:
+    """Import what the comparison and the page need, while XLA compiles; a fault in it shows there."""
+    with contextlib.suppress(Exception):
+        import sklearn.ensemble
+
+        import triptych.experiments.report.page
+
+        del sklearn, triptych
 
 
 def _check_directory(directory: Path, config: Config) -> dict[str, Any]:
@@ -277,24 +306,49 @@ def _load_kept(prepared: Prepared, directory: Path, manifest: Mapping[str, Any],
         return None
 
 
+def _are_few(data: Data) -> bool:
+    """Whether the data are so few that compiling their fits takes longer than running them."""
+    from triptych.inference.effort import cells
+    from triptych.inference.rows import Rows
+
+    return not isinstance(data.x, Rows) and cells(data.args) <= FEW
+
+
+def _run_fits(jobs: Sequence[Callable[[], None]], beside: bool) -> None:
+    """Run the fits that have to be run, side by side or one after the other."""
+    from triptych.inference.turns import together
+    from triptych.models.errors import InferenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
+        if beside:
+            together(jobs, meanwhile=_import_what_follows)
+        else:
+            for job in jobs:
+                job()
+
+
 def _run_fit(
     prepared: Prepared, directory: Path, manifest: dict[str, Any], name: str, progress: Progress
 ) -> Any:
     """Run one fit, save it and record it; a failure is recorded too."""
-    from triptych.models.errors import InferenceWarning
+    from triptych.inference.turns import look
 
     settings = prepared.experiment.config.fits[name]
     method = prepared.algorithms[name]
     mark = prepared.fingerprints[name]
     told: dict[str, Any] = {}
     if "progress" in inspect.signature(method.run).parameters:
-        told["progress"] = progress.step
+
+        def tell(done: int, total: int, value: Any = None) -> None:
+            look()
+            progress.step(name, done, total, value)
+
+        told["progress"] = tell
     if prepared.experiment.config.data.blocks:  # passes are long: one that is cut off is gone on with
         told["checkpoint"] = directory / f".{name}.{mark[:12]}.checkpoint"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
-            fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
+        fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
         file = directory / f"{name}.nc"
         fit.save(file)
         manifest["fits"][name] = fit_entry(fit, file, mark)

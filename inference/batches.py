@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from triptych.inference.effort import options
+from triptych.inference.effort import briefly, options
 from triptych.inference.sharing import kept
 
 __all__ = ["BATCH", "batches", "bounded", "in_batches"]
@@ -39,10 +39,10 @@ def batches(
     samples = jax.tree.map(np.asarray, samples)
     leaves = jax.tree.leaves(samples)
     count = len(leaves[0]) if leaves else 0
-    settings = options(float(numbers) * count)
+    work = float(numbers) * count
     mapped = kept(
-        ("batch", function, tuple(settings.items())),
-        lambda: jax.jit(jax.vmap(function), compiler_options=settings or None),
+        ("batch", function, tuple(options(work).items())),
+        lambda: briefly(jax.vmap(function), work),
     )
     for begin in range(0, max(count, 1), batch):
         index = np.minimum(np.arange(begin, begin + batch), max(count - 1, 0))

@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["briefly", "by_work", "cells", "normals", "options"]
+from triptych.inference.turns import in_turns
+
+__all__ = ["briefly", "by_work", "cells", "normals", "options", "split"]
 
 Options = dict[str, str | bool | int | float]
 
@@ -46,7 +48,7 @@ def options(work: float) -> Options:
 
 def briefly(function: Callable[..., Any], work: float, **settings: Any) -> Any:
     """`jax.jit` with as little effort as the work is worth; for calls from outside of any other `jit`."""
-    return jax.jit(function, compiler_options=options(work) or None, **settings)
+    return in_turns(jax.jit(function, compiler_options=options(work) or None, **settings), long=work > LITTLE)
 
 
 def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -58,7 +60,7 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
         chosen = options(work)
         key = tuple(chosen.items())
         if key not in compiled:
-            compiled[key] = jax.jit(function, compiler_options=chosen or None, **settings)
+            compiled[key] = briefly(function, work, **settings)
         return compiled[key](*args, **kwargs)
 
     return call
@@ -66,8 +68,22 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
 
 def normals(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     """Draw standard normals, as `jax.random.normal` does."""
-    draw = briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
-    return np.asarray(draw(key))
+    return np.asarray(_drawer(tuple(shape))(key))
+
+
+def split(key: jax.Array, count: int) -> tuple[jax.Array, ...]:
+    """Split a key as `jax.random.split` does, by one program for all who want as many."""
+    return _splitter(count)(key)
+
+
+@functools.cache
+def _drawer(shape: tuple[int, ...]) -> Any:
+    return briefly(lambda key: jax.random.normal(key, shape), 2 * SOME * (np.prod(shape) > MANY))
+
+
+@functools.cache
+def _splitter(count: int) -> Any:
+    return briefly(lambda key: tuple(jax.random.split(key, count)), 0)
 
 
 @functools.cache

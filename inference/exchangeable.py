@@ -117,7 +117,7 @@ def _find(
             return jnp.where(jnp.all(jnp.array(inside)), value, -jnp.inf)
 
         density = briefly(log_density, 10 * cells(args, kwargs))
-        base = density(theta)
+        base = float(density(theta))
         groups: list[Exchangeable] = []
         left: list[str] = []
 
@@ -151,7 +151,7 @@ def _merge(groups: list[Exchangeable]) -> tuple[Exchangeable, ...]:
     return tuple(merged)
 
 
-def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, jax.Array]:
+def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, np.ndarray]:
     """Move a point a little, so that no two components are equal by accident; stay inside the supports."""
 
     def move(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -167,23 +167,23 @@ def _generic(parameters: Mapping[str, Any], structure: Structure) -> dict[str, j
             moved[name] = transform(free + scale * random.normal(size=free.shape))
         return moved
 
-    return briefly(move, 0)(
-        {name: jnp.asarray(parameters[name], jnp.float64) for name in structure.parameters}
-    )
+    point = {name: np.asarray(parameters[name], np.float64) for name in structure.parameters}
+    # NumPy's from here on: to relabel them nothing has to be compiled.
+    return jax.tree.map(np.asarray, briefly(move, 0)(point))
 
 
 def _is_symmetric(
     group: Exchangeable,
-    theta: Mapping[str, jax.Array],
-    base: jax.Array,
-    density: Callable[[Mapping[str, jax.Array]], jax.Array],
+    theta: Mapping[str, np.ndarray],
+    base: float,
+    density: Callable[[Mapping[str, Any]], jax.Array],
 ) -> bool:
     free = np.array(group.free)
     swap, cycle = np.arange(group.size), np.arange(group.size)
     swap[free[:2]], cycle[free] = free[1::-1], np.roll(free, 1)
     for permutation in (swap, cycle):  # these two make all permutations of the free labels
         moved = permute(theta, group, permutation)
-        if not abs(density(moved) - base) <= TOLERANCE * (1 + abs(base)):
+        if not abs(float(density(moved)) - base) <= TOLERANCE * (1 + abs(base)):
             return False
     return True
 
@@ -191,7 +191,7 @@ def _is_symmetric(
 def _search(
     m: Marginal,
     latents: tuple[str, ...],
-    theta: Mapping[str, jax.Array],
+    theta: Mapping[str, np.ndarray],
     structure: Structure,
     symmetric: Callable[[Exchangeable], bool],
     args: tuple[Any, ...],
@@ -256,7 +256,7 @@ def _is_sparse(slope: np.ndarray, axis: int) -> bool:
 def _slopes(
     m: Marginal,
     latents: tuple[str, ...],
-    theta: Mapping[str, jax.Array],
+    theta: Mapping[str, np.ndarray],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
@@ -281,7 +281,7 @@ def _slopes(
         factors = run_enumerated(m.program, args, kwargs, sites, theta).factors
         return eliminate([at_label(factors[name], label) for name in members], sites)
 
-    labels = jnp.arange(sites.latents[latents[0]].size)
+    labels = np.arange(sites.latents[latents[0]].size)
     slopes = briefly(
         lambda theta: jax.lax.map(lambda label: jax.grad(log_joint)(theta, label), labels),
         10 * cells(args, kwargs),

@@ -12,7 +12,16 @@ import numpy as np
 
 from triptych.inference.batches import in_batches
 from triptych.inference.effort import briefly
-from triptych.inference.guides import Resolved, is_point, resolve, shape_of, whitened, whitening
+from triptych.inference.guides import (
+    Resolved,
+    is_point,
+    resolve,
+    set_up,
+    shape_of,
+    unchecked,
+    whitened,
+    whitening,
+)
 from triptych.inference.marginal import Marginal
 from triptych.inference.starts import Start, target
 from triptych.inference.symmetry import Relabellings
@@ -56,20 +65,17 @@ class Problem:
             resolved = resolve(settings.guide, shape_of(start), start, settings.guide_options)
         call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
         fitted = m if resolved.own else program
-        svi = optimiser_of(settings, fitted, resolved.guide)
+        svi = optimiser_of(settings, fitted, unchecked(resolved.guide) if light else resolved.guide)
         return cls(fitted, resolved, m, start, matrix, call, svi, settings if light else None)
 
     def begin(self, key: jax.Array) -> Any:
         """Give the state before the first step."""
-        from numpyro import handlers
-
         args, kwargs = self.call
         if self.settings is None:
             return self.svi.init(key, *args, **kwargs)
         # Operation by operation NumPyro would compile the density, its gradient, and a hundred small things.
-        with handlers.block(), handlers.seed(rng_seed=0):
-            self.resolved.guide._setup_prototype()
-        first = optimiser_of(self.settings, shape_of(self.start), self.resolved.guide)
+        set_up(self.resolved.guide)
+        first = optimiser_of(self.settings, shape_of(self.start), unchecked(self.resolved.guide))
         state = briefly(first.init, 0)(key)
         self.svi.constrain_fn = first.constrain_fn
         return state
@@ -150,10 +156,11 @@ class Problem:
         batch: int,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Draw from a guide whose density is a Gaussian's: only its draws have to be compiled for it."""
-        from numpyro import handlers
+        from numpyro import handlers, validation_enabled
 
         guide = self.resolved.guide
-        closed: Any = guide.get_posterior(parameters)
+        with validation_enabled(False):
+            closed: Any = guide.get_posterior(parameters)
         closed = closed.to_event(len(closed.batch_shape))  # of a diagonal guide: one density a draw
 
         def one(index: Any) -> Any:

@@ -11,11 +11,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from triptych.inference.effort import briefly
 from triptych.inference.starts import Start
 from triptych.models.errors import InputError
 
-__all__ = ["Resolved", "guide_names", "is_point", "resolve", "shape_of", "whitened", "whitening"]
+__all__ = [
+    "Resolved",
+    "guide_names",
+    "is_point",
+    "resolve",
+    "set_up",
+    "shape_of",
+    "unchecked",
+    "whitened",
+    "whitening",
+]
 
 # Neither a guide to name nor one that a program alone can be given to.
 BASES = ("AutoGuide", "AutoContinuous")
@@ -134,6 +146,35 @@ def shape_of(start: Start) -> Callable[[], None]:
     return program
 
 
+def set_up(guide: Any) -> None:
+    """Let an autoguide look at its program: compiled whole, and the arrays that it keeps put in its place."""
+    from numpyro import handlers
+
+    found: dict[str, Any] = {}
+
+    def look() -> list[Any]:
+        with handlers.block(), handlers.seed(rng_seed=0):
+            guide._setup_prototype()
+        leaves, found["tree"] = jax.tree.flatten(dict(vars(guide)))
+        found["known"] = [None if isinstance(leaf, Tracer) else (leaf,) for leaf in leaves]
+        return [leaf for leaf in leaves if isinstance(leaf, Tracer)]
+
+    computed = iter(briefly(look, 0)())
+    leaves = [next(computed) if known is None else known[0] for known in found["known"]]
+    vars(guide).update(jax.tree.unflatten(found["tree"], leaves))
+
+
+def unchecked(guide: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a guide whose distributions check nothing: NumPyro compiles each step of looking at them."""
+    from numpyro import validation_enabled
+
+    def program(*args: Any, **kwargs: Any) -> Any:
+        with validation_enabled(False):
+            return guide(*args, **kwargs)
+
+    return program
+
+
 def _from_start(guide: Any, start: Start | None) -> Any:
     """Give a copy of the user's autoguide that begins at the start, unless it says itself where to begin."""
     from numpyro.infer.initialization import init_to_uniform, init_to_value
@@ -194,7 +235,7 @@ def _make(kind: type, program: Callable[[], None], size: int, options: Mapping[s
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}: it has {known}.")
     extra: dict[str, Any] = {}
     if "init_loc_fn" in accepted:
-        extra["init_loc_fn"] = init_to_value(values={"z": jnp.zeros(size)})
+        extra["init_loc_fn"] = init_to_value(values={"z": np.zeros(size, jnp.result_type(float))})
     if "batch_ndim" in accepted:
         extra["batch_ndim"] = 0  # the coordinates are one vector
     if "init_scale" in accepted:

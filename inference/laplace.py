@@ -177,7 +177,7 @@ def _around(
 ) -> GaussianApproximation:
     """Climb from a point to the mode ("map"), or stay ("mle"), and measure the curvature there."""
     space = goal.space
-    start = {site: jnp.asarray(np.asarray(parameters[site], dtype=float)) for site in space.sites}
+    start = {site: np.asarray(parameters[site], dtype=float) for site in space.sites}
     u = np.asarray(briefly(space.unconstrain, 0)(start))
     if space.size > LARGEST_HESSIAN:
         finding = Finding(
@@ -226,12 +226,12 @@ def find_mode(
     The mode (p,), −Hessian there (p, p), and whether it is one: within `CLOSE` nats of the parabola's top.
     """
     u = np.asarray(start, dtype=float)
-    precision = np.asarray(curvature(jnp.asarray(u)))
+    precision = np.asarray(curvature(u))
     for _ in range(ROUNDS):
         whitening = _whitening(precision)
         u = climb(value_and_grad, u, whitening)
-        precision = np.asarray(curvature(jnp.asarray(u)))
-        gradient = np.asarray(value_and_grad(jnp.asarray(u))[1])
+        precision = np.asarray(curvature(u))
+        gradient = np.asarray(value_and_grad(u)[1])
         step = _whitening(precision).T @ gradient
         if 0.5 * float(step @ step) < CLOSE:
             return u, precision, True
@@ -249,7 +249,7 @@ def climb(
     def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best
         u = start + whitening @ z
-        value, gradient = value_and_grad(jnp.asarray(u))
+        value, gradient = value_and_grad(u)
         value, gradient = float(value), np.asarray(gradient, dtype=float)
         if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
             return 1e25, np.zeros_like(z)

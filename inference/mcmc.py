@@ -14,7 +14,7 @@ import numpy as np
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
-from triptych.inference.effort import briefly, normals, options
+from triptych.inference.effort import briefly, normals, split
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.precision import matching_precision
@@ -104,8 +104,8 @@ class MCMC:
         """
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
-        key_start, key_jitter, key_run = jax.random.split(key, 3)
         with stopwatch() as watch, matching_precision(args, kwargs):
+            key_start, key_jitter, key_run = split(key, 3)
             start = find_start(key_start, m, args, kwargs, parameters)
             chains = sample(self, start, key_jitter, key_run, progress)
             u = start.centre + start.scale * chains.z
@@ -132,7 +132,7 @@ def sample(
         return -start.density(centre + scale * z)
 
     def value_and_grad(z: np.ndarray) -> tuple[Any, Any]:
-        at = jnp.asarray(start.centre + start.scale * z, float)
+        at = np.asarray(start.centre + start.scale * z)
         value, gradient = start.posterior.value_and_grad(at)
         return -value, -start.scale * np.asarray(gradient)
 
@@ -165,7 +165,7 @@ def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
     noise = np.asarray(normals(key, (chains, factor.shape[1])), float) @ factor.T
 
     def value(z: np.ndarray) -> float:
-        at = jnp.asarray(start.centre + start.scale * z, float)
+        at = np.asarray(start.centre + start.scale * z)
         return float(start.posterior.value_and_grad(at)[0])
 
     # At k standard deviations a Gaussian is k²p/2 nats below its mode; far below that is off the posterior.
@@ -192,30 +192,31 @@ def _walk(
     from numpyro.infer import NUTS
     from numpyro.infer.util import ParamInfo
 
-    size = points.shape[1]
+    size, number = points.shape[1], jnp.result_type(float)
     dense = size <= DENSE
     known = start.factor is not None and start.factor.shape[1] == size
-    inverse_mass = jnp.eye(size) if dense else jnp.ones(size)
+    inverse_mass = np.eye(size) if dense else np.ones(size)
     if known and start.factor is not None:
         relative = start.factor / start.scale[:, None]
         covariance = relative @ relative.T
-        inverse_mass = jnp.asarray(covariance if dense else np.diag(covariance), float)
+        inverse_mass = covariance if dense else np.diag(covariance)
     kernel = NUTS(
         potential_fn=potential,
         dense_mass=dense,
-        inverse_mass_matrix=inverse_mass,
+        inverse_mass_matrix=np.asarray(inverse_mass, number),
         target_accept_prob=settings.target_accept,
         max_tree_depth=settings.max_tree_depth,
     )
     # The potential at the start is had from what the search has compiled; all else is one small program.
     found = [value_and_grad(z) for z in points]
-    values, slopes = (jnp.asarray(np.stack(part), float) for part in zip(*found, strict=True))
+    values, slopes = (np.asarray(np.stack(part), number) for part in zip(*found, strict=True))
 
-    @functools.partial(jax.jit, compiler_options=options(0) or None)
     def begin(keys: jax.Array, info: ParamInfo) -> Any:
-        return kernel.init(keys, settings.warmup, info, (), {})
+        state = kernel.init(keys, settings.warmup, info, (), {})
+        # One type from the first block on, so that one program serves them all.
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
-    state = begin(keys, ParamInfo(jnp.asarray(points, float), values, slopes))
+    state = briefly(begin, 0)(keys, ParamInfo(np.asarray(points, number), values, slopes))
     length = block_length(settings.warmup, settings.draws)
 
     def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
@@ -233,14 +234,12 @@ def _walk(
 
     work = start.posterior.numbers * len(points) * STEPS * (settings.warmup + settings.draws)
     block = briefly(lambda state: jax.lax.scan(transition, state, None, length=length), work)
-    # One type from the first block on, so that one program serves them all.
-    state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
     total = settings.warmup + settings.draws
     kept = []
     for done in range(length, total + 1, length):
         state, shown = block(state)
         if progress is not None:
-            progress(done, total, float(np.mean(shown["acceptance_rate"])))
+            progress(done, total, float(np.mean(np.asarray(shown["acceptance_rate"]))))
         if done > settings.warmup:
             kept.append(jax.tree.map(np.asarray, shown))
     joined = {name: np.swapaxes(np.concatenate([part[name] for part in kept]), 0, 1) for name in kept[0]}

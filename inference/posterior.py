@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -136,16 +135,12 @@ def point_estimate(samples: Mapping[str, np.ndarray], supports: Mapping[str, Any
         for site, values in samples.items():
             mean = np.mean(values, axis=(0, 1))
             support = supports.get(site)
-            if support is not None and not np.all(briefly(functools.partial(_inside, support), 0)(mean)):
+            if support is not None and not np.all(support(mean)):
                 transform = biject_to(support)
                 unconstrained = transform.inv(jnp.asarray(values))
                 mean = np.asarray(transform(jnp.mean(unconstrained, axis=(0, 1))))
             estimate[site] = np.asarray(mean)
     return estimate
-
-
-def _inside(support: Any, value: jax.Array) -> jax.Array:
-    return support(value)
 
 
 def batch_size(structure: Any) -> int:

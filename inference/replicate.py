@@ -95,7 +95,7 @@ class Replicator:
         there = len(next(iter(flat.values())))
         count = int(min(draws, there, max(20, LARGEST // max(self.size, 1))))
         chosen = np.linspace(0, there - 1, count).astype(int)
-        thetas = {site: jnp.asarray(values[chosen]) for site, values in flat.items()}
+        thetas = {site: values[chosen] for site, values in flat.items()}
         return jax.tree.map(np.asarray, self.run(key, thetas))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
-from triptych.inference.effort import briefly, cells, normals
+from triptych.inference.effort import briefly, cells, normals, split
 from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode
 from triptych.inference.precision import double_precision
 from triptych.inference.target import Target, target
@@ -75,7 +75,7 @@ def find_start(
     """Find the mode to start around: from what is given, from EM's optimum, or by climbing from the prior."""
     from triptych.inference.em import EM, has_kernel
 
-    key_search, key_mode = jax.random.split(key)
+    key_search, key_mode = split(key, 2)
     if parameters is None and has_kernel(m.program) and args:
         with warnings.catch_warnings():
             # What EM has to say of its own answer is not said of this one.
@@ -87,7 +87,8 @@ def find_start(
     missing = [site for site in posterior.space.sites if site not in parameters]
     if missing:
         raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every site.")
-    point = np.asarray(posterior.space.unconstrain({s: parameters[s] for s in posterior.space.sites}), float)
+    given = {site: np.asarray(parameters[site]) for site in posterior.space.sites}
+    point = np.asarray(briefly(posterior.space.unconstrain, 0)(given), float)
     return around(key_mode, posterior, point)
 
 
@@ -103,7 +104,7 @@ def best_of_climbs(key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[
     """
     with double_precision():
         posterior = target(m, args, kwargs)
-        key_prior, key_elbo = jax.random.split(key)
+        key_prior, key_elbo = split(key, 2)
         points = prior_points(key_prior, m, args, kwargs, posterior.space)
         if posterior.space.size >= LARGE:
             # Where parameters are many a draw of the prior is far from any good mode.
@@ -204,6 +205,5 @@ def prior_points(
         trace = handlers.trace(program).get_trace(*args, **kwargs)
         return space.unconstrain({site: trace[site]["value"] for site in space.sites})
 
-    draw = briefly(lambda keys: jax.lax.map(one, keys), cells(args, kwargs) * count)
-    points = draw(jax.random.split(key, count))
-    return np.nan_to_num(np.asarray(points))
+    draw = briefly(lambda key: jax.lax.map(one, jax.random.split(key, count)), cells(args, kwargs) * count)
+    return np.nan_to_num(np.asarray(draw(key)))

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from triptych.inference.arguments import checked
-from triptych.inference.effort import briefly
+from triptych.inference.effort import briefly, split
 from triptych.inference.fit import Evidence, Fit
 from triptych.inference.guide_problem import GAUSSIAN, Problem
 from triptych.inference.guides import Resolved, is_point, resolve
@@ -115,7 +115,7 @@ class SVI:
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
         with stopwatch() as watch, matching_precision(args, kwargs):
-            key_start, key_run, key_draws = jax.random.split(key, 3)
+            key_start, key_run, key_draws = split(key, 3)
             start = best_of_climbs(key_start, m, args, kwargs)
             problem = Problem.make(self, m, start, args, kwargs)
             optimised = optimise(self, problem, key_run, progress)
@@ -195,7 +195,7 @@ def optimise(
     average, status = None, Status.STEP_LIMIT
     for done in range(1, blocks + 1):
         rate = schedule.current
-        state, mean, elbo = take(state, jnp.asarray(rate, jnp.result_type(float)))
+        state, mean, elbo = take(state, np.asarray(rate, jnp.result_type(float)))
         elbo = np.asarray(elbo)
         trace.append(elbo)
         rates += [rate] * length
@@ -209,7 +209,8 @@ def optimise(
         if schedule.update(np.concatenate(trace)):
             status = Status.STEP_LIMIT if schedule.cut else Status.CONVERGED
             break
-    parameters = briefly(svi.constrain_fn, 0)(average)
+    # NumPy's, which NumPyro checks by NumPy: of JAX's it would compile each step of the check.
+    parameters = jax.tree.map(np.asarray, briefly(svi.constrain_fn, 0)(average))
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.curvature import hessian
@@ -35,7 +34,7 @@ class Target:
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Give the density at points (n, p), one by one: there are few, and compiling a batch costs more."""
-        return np.array([float(self.value_and_grad(jnp.asarray(point))[0]) for point in points])
+        return np.array([float(self.value_and_grad(np.asarray(point))[0]) for point in points])
 
 
 def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: bool = True) -> Target:

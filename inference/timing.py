@@ -1,7 +1,11 @@
-"""Wall-clock seconds of a block of work, what JAX spent on tracing and compiling apart from the rest."""
+"""Wall-clock seconds of a block of work, what JAX spent on tracing and compiling apart from the rest.
+
+Only what the block's own thread does counts: beside it other fits may compile (`turns.py`).
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +14,7 @@ from typing import Any
 import jax.monitoring
 
 from triptych.inference.fit import Seconds
+from triptych.inference.turns import waited
 
 __all__ = ["Stopwatch", "stopwatch"]
 
@@ -22,12 +27,18 @@ class Stopwatch:
     def __init__(self) -> None:
         self._begin = time.time()
         self._end: float | None = None
+        self._before = waited()
+        self._idle: float | None = None  # seconds, once it has ended
         self._spans: list[tuple[float, float]] = []
 
     @property
     def seconds(self) -> Seconds:
-        """Seconds so far: `compile` is the union of JAX's compile events (they nest), `run` the rest."""
-        total = (self._end or time.time()) - self._begin
+        """Seconds so far: `compile` is the union of JAX's compile events (they nest), `run` the rest.
+
+        Where fits have turns, the wait for them is neither.
+        """
+        idle = waited() - self._before if self._idle is None else self._idle
+        total = (self._end or time.time()) - self._begin - idle
         compiling, reached = 0.0, self._begin
         for begin, end in sorted(self._spans):
             compiling += max(0.0, end - max(begin, reached))
@@ -38,15 +49,16 @@ class Stopwatch:
 @contextmanager
 def stopwatch() -> Iterator[Stopwatch]:
     """Time a block: `with stopwatch() as watch: ...; watch.seconds`."""
-    watch = Stopwatch()
+    watch, mine = Stopwatch(), threading.get_ident()
 
     def listen(event: str, start_time: float, end_time: float, **_: Any) -> None:
-        if event.startswith(COMPILING):
+        # JAX calls every listener, in the thread whose event it is.
+        if event.startswith(COMPILING) and threading.get_ident() == mine:
             watch._spans.append((start_time, end_time))
 
     jax.monitoring.register_event_time_span_listener(listen)
     try:
         yield watch
     finally:
-        watch._end = time.time()
+        watch._end, watch._idle = time.time(), waited() - watch._before
         jax.monitoring.unregister_event_time_span_listener(listen)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger, apply_stack
 
@@ -27,7 +28,7 @@ class _WholePlates(Messenger):
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "plate" and msg["value"] is not None and msg["args"][1] in (None, msg["args"][0]):
             with jax.ensure_compile_time_eval():
-                msg["value"] = jnp.arange(msg["args"][0])
+                msg["value"] = jax.device_put(np.arange(msg["args"][0], dtype=jnp.result_type(int)))
 
 
 class _FastGaussians(Messenger):

@@ -15,7 +15,7 @@ from numpyro.distributions import Distribution, constraints
 
 from triptych.models.errors import InputError
 
-__all__ = ["BernoulliVector", "Flat", "GaussianVector", "NormalVector", "draw"]
+__all__ = ["BernoulliVector", "CovariancePrior", "Flat", "GaussianVector", "NormalVector", "draw"]
 
 
 def draw(name: str, fn: Any, **kwargs: Any) -> jax.Array:
@@ -103,6 +103,23 @@ class BernoulliVector(Distribution):
         return jnp.sum(value * logit, axis=-1) + none
 
 
+class CovariancePrior(dist.InverseWishart):
+    """NumPyro's inverse Wishart, whose scale is known to be one, and with a cheaper look at the value.
+
+    NumPyro takes the value's eigenvalues each time that the density is asked for, and its gradient; whether
+    it is positive definite is seen from the Cholesky factor that the density has to take anyway.
+    """
+
+    def __init__(self, degrees_of_freedom: Any, scale: Any) -> None:
+        super().__init__(degrees_of_freedom, scale_matrix=scale, validate_args=False)
+
+    def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> jax.Array:
+        """Give log p(Σ), nats: −∞ where Σ is not symmetric and positive definite."""
+        density = jnp.asarray(super().log_prob(value, intermediates))
+        symmetric = jnp.all(jnp.isclose(value, jnp.swapaxes(value, -2, -1)), axis=(-2, -1))
+        return jnp.where(symmetric & ~jnp.isnan(density), density, -jnp.inf)
+
+
 def _table(features: jax.Array, coefficients: jax.Array, constant: jax.Array) -> jax.Array:
     """Give features (N, F) · coefficients (..., F) + constant (...), as (..., N): one matrix product."""
     flat = jnp.reshape(coefficients, (-1, coefficients.shape[-1]))
@@ -156,6 +173,9 @@ class GaussianVector(dist.MultivariateNormal):
     NumPyro's own solves a triangular system for every row, by LAPACK, which on the CPU is slow and, from some
     thousand rows on, was seen to wait for ever inside a compiled loop (jaxlib 0.10).
     """
+
+    def validate_args(self, strict: bool = True) -> None:
+        """Check nothing: L is a Cholesky factor, and NumPyro would compile each step of looking at it."""
 
     def log_prob(self, value: Any) -> jax.Array:
         """Give log p(x) = −½ |L⁻¹ (x − μ)|² − log|L| − ½ D log 2π, nats."""

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from triptych.models import gaussian_prior as priors
 from triptych.models import hyperparameters, validation
-from triptych.models.distributions import GaussianVector, NormalVector, draw
+from triptych.models.distributions import CovariancePrior, GaussianVector, NormalVector, draw
 from triptych.models.errors import InputError
 from triptych.models.gaussian_prior import GaussianMixturePrior
 from triptych.models.missing import Blocks, DiagonalNormalWithMissing, NormalWithMissing, blocks_of, moments
@@ -125,7 +125,10 @@ class GaussianMixture:
         blocks = blocks_of(x) if gaps else None
         x = None if x is None else as_float(x)
         dtype = jnp.result_type(float) if x is None else x.dtype
-        prior = GaussianMixturePrior(*(jnp.asarray(value, dtype) for value in prior))
+        # Known numbers stay NumPy's, on which nothing has to be compiled.
+        prior = GaussianMixturePrior(
+            *(jnp.asarray(v, dtype) if isinstance(v, Tracer) else np.asarray(v, dtype) for v in prior)
+        )
 
         weights = draw("weights", dist.Dirichlet(prior.concentration))
         tied = self.covariance == "tied"
@@ -264,7 +267,7 @@ class GaussianMixture:
             known = jnp.square(jnp.asarray(self.scale, prior.location.dtype))
             return jnp.broadcast_to(known, (self.components,))
         if self.covariance in ("full", "tied"):
-            fn = dist.InverseWishart(prior.degrees_of_freedom, scale_matrix=prior.spread)
+            fn = CovariancePrior(prior.degrees_of_freedom, prior.spread)
         else:
             gamma = dist.InverseGamma(prior.degrees_of_freedom / 2, prior.spread / 2)
             fn = gamma.to_event(prior.spread.ndim)

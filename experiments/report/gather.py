@@ -23,6 +23,7 @@ from triptych.inference.fit import Fit
 from triptych.inference.imputation import Imputation, impute
 from triptych.inference.marginal import marginal
 from triptych.inference.posterior import build, draws
+from triptych.inference.precision import matching_precision
 from triptych.models.errors import InferenceWarning, InputError
 from triptych.models.gaussian_mixture import GaussianMixture
 
@@ -186,7 +187,8 @@ def _responsibilities(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> dict[st
 def _is_chain(fits: Mapping[str, Fit], args: tuple[Any, ...]) -> bool:
     for fit in fits.values():
         try:
-            latents = marginal(fit.model).structure(*args).latents
+            with matching_precision(args, dict(fit.parameters)):
+                latents = marginal(fit.model).structure(*args).latents
         except InputError:
             continue
         return any(latent.chain is not None for latent in latents.values())

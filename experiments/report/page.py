@@ -179,6 +179,7 @@ def _receipt(run: Run) -> list[tuple[str, str]]:
     where = manifest.get("platform", {})
     count = where.get("processors")
     parts = (where.get("system"), f"{count} processors" if count else None, where.get("device"))
+    beside = any(entry.get("side_by_side") for entry in manifest.get("fits", {}).values())
     machine = ", ".join(str(part) for part in parts if part)
     rows = [
         ("made", manifest.get("created")),
@@ -188,6 +189,7 @@ def _receipt(run: Run) -> list[tuple[str, str]]:
         ("SHA-256", data.get("sha256")),
         ("import", seconds(spent.get("import"))),
         ("run in all", seconds(spent.get("total"))),
+        ("fits", "side by side; the waits for one another are in none's seconds" if beside else None),
         ("machine", machine),
     ]
     return [(term, str(value)) for term, value in rows if value not in (None, "", "–")]

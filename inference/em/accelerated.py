@@ -85,7 +85,7 @@ class Accelerator:
         parameters = {name: np.asarray(value, np.float64) for name, value in starts.items()}
         memory = {"squarem": [1.0, 0.0], "daarem": [0.0, 0.0]}.get(self.method, [0.0, 0.0])
         first = {"squarem": 1, "acx": 2}.get(self.method, 0)
-        state = Climber(
+        return Climber(
             pending=parameters,
             proposed=np.zeros(number, bool),
             best=parameters,
@@ -106,7 +106,6 @@ class Accelerator:
             done=np.zeros(number, np.int32),
             steps=np.zeros(number, np.int32),
         )
-        return jax.tree.map(jnp.asarray, state)
 
     def step(self, problem: Any, state: Climber, rule: Rule) -> Climber:
         """One E-step of one start: evaluate the pending point, judge it, choose the next."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from triptych.inference.effort import split
 from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.choices import maker_of
@@ -218,7 +219,7 @@ class EM:
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
             if path is not None:
                 kernel = _kept(self, kernel, path, key)
-            first, second, third = jax.random.split(key, 3)
+            first, second, third = split(key, 3)
             given = None if parameters is None else kernel.inward(parameters)
             maker = maker_of(self.e_step)
             if isinstance(maker, MonteCarlo) and isinstance(kernel, DerivedKernel):

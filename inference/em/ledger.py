@@ -137,7 +137,7 @@ def path(
             ).reshape(steps, 3)
             return Path(held[0], held[1, :-1], held[2, :-1], opened[:, 1], opened[:, 2], stacked)
         program = _Program.bind(model, points[0], args, kwargs)
-        theta = program.inward(stacked)
+        theta = {site: np.asarray(stacked[site], np.float64) for site in program.shapes}
         before, after = ({site: value[part] for site, value in theta.items()} for part in _SHIFTED)
         here = {site: np.concatenate([value, after[site]]) for site, value in theta.items()}
         there = {site: np.concatenate([value, before[site]]) for site, value in theta.items()}
@@ -177,7 +177,7 @@ class _Program:
             raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every continuous site.")
         joint = joint_of(model, args, kwargs, frozenset(sites.parameters))
         shapes = {site: parameter.shape for site, parameter in sites.parameters.items()}
-        point = {site: jnp.zeros(shape) for site, shape in shapes.items()}
+        point = {site: np.zeros(shape) for site, shape in shapes.items()}
         return cls(joint, latent_graph.graph_of(joint, point, args, kwargs), args, kwargs, shapes)
 
     def inward(self, parameters: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -92,7 +92,7 @@ def climb(
         name: np.resize(value, (max(lanes, number), *np.shape(value)[1:])) for name, value in starts.items()
     }
     state: Any = begin(full) if accelerator is None else accelerator.begin(full)
-    state = state._replace(done=jnp.asarray(np.arange(max(lanes, number)) >= number, jnp.int32))
+    state = state._replace(done=(np.arange(max(lanes, number)) >= number).astype(np.int32))
     blocks: list[np.ndarray] = []
     done_steps = 0
     # Rows that are read in blocks are read by the host.

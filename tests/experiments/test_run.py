@@ -252,3 +252,34 @@ def test_verify_notices_other_data_a_failed_fit_and_a_damaged_file(
     assert ("em", "file") in found
     (tmp_path / "mine.csv").write_text("a\n1\n2\n3\n4\n")
     assert [d.fit for d in verify(directory).differences] == ["data"]
+
+
+def test_fits_side_by_side_are_those_one_by_one(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    fits = {
+        "few": {"method": "em", "restarts": 2, "draws": 20},
+        "many": {"method": "em", "restarts": 3, "draws": 20, "objective": "mle"},
+    }
+    experiment = read_experiment(config_file(fits=fits, reference="few"))
+    beside = run(experiment, tmp_path / "beside", report=False)
+    alone = run(experiment, tmp_path / "alone", report=False, one_by_one=True)
+    assert [entry["side_by_side"] for entry in beside.manifest["fits"].values()] == [True, True]
+    assert [entry["side_by_side"] for entry in alone.manifest["fits"].values()] == [False, False]
+    assert (
+        list(beside.manifest["fits"]) == list(alone.manifest["fits"]) == list(beside.fits) == ["few", "many"]
+    )
+    for name, fit in alone.fits.items():
+        assert fit.data["posterior"].equals(beside.fits[name].data["posterior"])
+        assert fit.log_likelihood == beside.fits[name].log_likelihood
+        spent = beside.manifest["fits"][name]["seconds"]
+        assert spent["compile"] + spent["run"] <= beside.manifest["seconds"]["total"]
+
+
+def test_a_single_fit_has_the_machine_to_itself(bench: Any, go: Go) -> None:
+    go()
+    entries = go("fits.more={method: em}").manifest["fits"]
+    assert {name: entry["side_by_side"] for name, entry in entries.items()} == {
+        "em": True,
+        "svi": True,
+        "mcmc": True,
+        "more": False,
+    }
