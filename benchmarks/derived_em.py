@@ -219,7 +219,10 @@ def ready(make: Callable[[Case, np.ndarray], Any], case: Case, x: np.ndarray, th
     start = {name: np.asarray(value)[None] for name, value in inward(theta).items()}
 
     def run(steps: int) -> Any:
-        found = climb(problem, start, tolerance=0.0, count=1.0, epsilon=1e-16, max_steps=steps, block=1000)
+        # Rounding errors of any size are allowed: a climb that stopped at one would look fast.
+        found = climb(problem, start, tolerance=0.0, count=1.0, epsilon=1.0, max_steps=steps, block=1000)
+        if found.steps[0] != steps:
+            raise SystemExit(f"{case.title}: {found.steps[0]} steps instead of {steps}.")
         return found, outward
 
     run(1)
