@@ -51,7 +51,8 @@ def accuracy(first: np.ndarray, second: np.ndarray) -> float:
     fold = np.tile(np.arange(count) * FOLDS // count, 2)
     right = 0
     for left_out in range(FOLDS):
-        forest = RandomForestClassifier(TREES, max_depth=DEPTH, random_state=0)
+        # Building a tree frees Python's lock only in part: two threads help, more do not.
+        forest = RandomForestClassifier(TREES, max_depth=DEPTH, random_state=0, n_jobs=2)
         forest.fit(rows[fold != left_out], labels[fold != left_out])
         right += np.sum(forest.predict(rows[fold == left_out]) == labels[fold == left_out])
     return float(right / len(rows))
