@@ -36,7 +36,7 @@ __all__ = [
     "restricted",
 ]
 
-NARROW = 64  # numbers a row of T(x) and the table together
+NARROW = 32  # numbers a row of T(x) and the table together
 CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 8 MiB
 
 

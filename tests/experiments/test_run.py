@@ -254,6 +254,7 @@ def test_verify_notices_other_data_a_failed_fit_and_a_damaged_file(
     assert [d.fit for d in verify(directory).differences] == ["data"]
 
 
+@pytest.mark.slow
 def test_fits_side_by_side_are_those_one_by_one(config_file: Callable[..., Path], tmp_path: Path) -> None:
     fits = {
         "few": {"method": "em", "restarts": 2, "draws": 20},

@@ -126,6 +126,7 @@ def test_zero_inflated_counts_have_the_maximum_of_the_marginal() -> None:
     assert float(fit.parameters["rate"]) == pytest.approx(np.exp(peer.x[1]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_mixed_columns_agree_with_em_in_numpy() -> None:
     fit, data = fitted("mixed_columns", objective="mle", restarts=2, tol=1e-8)
     spent, member, colour, visits = data.args
@@ -205,6 +206,7 @@ def test_a_column_of_counts_repeats_rows_or_is_refused() -> None:
         fitted("tone", "data.repeat=stretchratio")
 
 
+@pytest.mark.slow
 def test_complete_labels_are_the_maximum_likelihood_classifier_in_one_step() -> None:
     fit, data = fitted("iris_all_labels")
     X, y = data.args

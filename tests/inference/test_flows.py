@@ -42,7 +42,7 @@ def exact():
 @pytest.mark.parametrize(
     ("guide", "settings", "share"),
     [
-        ("AutoBNAFNormal", {"steps": 3000, "learning_rate": 0.01}, 0.3),
+        pytest.param("AutoBNAFNormal", {"steps": 3000, "learning_rate": 0.01}, 0.3, marks=pytest.mark.slow),
         # Slow to learn: after 3000 steps it is still worse than a product of Gaussians.
         pytest.param("AutoIAFNormal", {"steps": 20_000, "learning_rate": 0.01}, 0.9, marks=pytest.mark.slow),
     ],

@@ -113,6 +113,7 @@ def test_the_other_covariances_are_special_cases_of_full(covariance: str) -> Non
     np.testing.assert_allclose(one.sd, other.sd, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_say_which_component_fills_in_and_the_fit_keeps_its_rows() -> None:
     x = table()
     fit = triptych.EM(GaussianMixture(1, missing=True), draws=20).run(jax.random.key(0), x, z=np.zeros(20))

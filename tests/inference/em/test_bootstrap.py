@@ -30,6 +30,7 @@ def test_mean_and_variance_of_a_gaussian_have_their_textbook_errors(kind, key):
     assert found.draws["means"].mean() == pytest.approx(x.mean(), abs=4 * np.sqrt(s2 / N / B))
 
 
+@pytest.mark.slow
 def test_it_agrees_with_the_information_where_components_are_apart(key):
     rng = np.random.default_rng(1)
     z = rng.random(300) < 0.4

@@ -168,6 +168,7 @@ def test_init_and_step_climb_as_run_does(key: jax.Array, faithful: np.ndarray) -
     assert first.objective == pytest.approx(-1156.9665687958, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_draws_around_the_optimum_weigh_the_rows(key: jax.Array, faithful: np.ndarray) -> None:
     weight = np.arange(len(faithful)) % 3
     start = {"weights": [0.5, 0.5], "means": faithful[[0, 1]], "covariances": np.stack([np.eye(2)] * 2)}

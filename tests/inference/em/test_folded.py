@@ -372,6 +372,7 @@ def test_other_data_of_the_same_shape_are_prepared_anew() -> None:
     assert float(mine) == pytest.approx(float(theirs), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_hard_and_annealed_steps_rest_on_the_fold(key: jax.Array) -> None:
     program, kind = PROGRAMS["covariance"]
     x = np.asarray(draw(kind))
@@ -402,6 +403,7 @@ def test_gathers_by_a_whole_range_are_gone_and_others_stay() -> None:
     np.testing.assert_array_equal(unindexed(function)(x), function(x))
 
 
+@pytest.mark.slow
 def test_a_bootstrap_of_a_folded_program_is_that_of_the_enumerated_one(
     key: jax.Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_bernoulli_mixture_is_taken() -> None:
     np.testing.assert_allclose([fit.objective[-1] for fit in ends], ends[0].objective[-1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_climb_that_goes_on_leaves_the_passes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, key, path = groups(900), jax.random.key(0), tmp_path / "state"
     model = triptych.GaussianMixture(3)

@@ -112,7 +112,7 @@ def test_the_maximum_has_no_slope_and_the_programs_density(covariance: str) -> N
     same(one.parameters, other.parameters)
 
 
-@pytest.mark.parametrize("objective", ["map", "mle"])
+@pytest.mark.parametrize("objective", ["map", pytest.param("mle", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @FEW
 @given(seed=st.integers(0, 10_000))

@@ -145,6 +145,7 @@ def test_float32_rows_stay_near_float64_ones(fit: triptych.Fit) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_bernoulli_mixture_follows_a_stream() -> None:
     model = triptych.BernoulliMixture(2)
     x, _ = model.simulate(jax.random.key(4), rows=3000, columns=6)

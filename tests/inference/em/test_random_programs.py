@@ -185,5 +185,6 @@ def test_the_objective_never_falls_for_columns_drawn_at_random(seed: int) -> Non
     check([(str(name), bool(generator.integers(0, 2))) for name in names], seed)
 
 
+@pytest.mark.slow
 def test_mixed_columns_with_a_tied_variance() -> None:
     check([("normal", True), ("poisson", False)], 0)

@@ -136,6 +136,7 @@ def test_statistics_that_left_the_cone_are_seen(kind: str) -> None:
     assert not updates.within(problem, Statistics(moved, statistics.totals)), family
 
 
+@pytest.mark.slow
 def test_a_difference_outside_the_cone_becomes_the_plain_step() -> None:
     kernel, starts = bound("full")
     problem, point = kernel.problem, one_of(starts)
