@@ -101,7 +101,7 @@ class Poissons:
 
     def features(self, x: Any) -> Any:
         """T(x)."""
-        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1).T
+        return jnp.concatenate([jnp.ones((1, x.shape[0]), x.dtype), x.T])
 
     @property
     def plain(self) -> bool:

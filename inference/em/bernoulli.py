@@ -51,7 +51,7 @@ class BernoulliFamily:
 
     def features(self, x: Array) -> Array:
         """T(x) = [1, x]."""
-        return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), x], axis=1).T
+        return jnp.concatenate([jnp.ones((1, x.shape[0]), x.dtype), x.T])
 
     def totals(self, x: Array, weights: Array | None) -> Array:
         """Nothing is shared."""

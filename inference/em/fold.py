@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 NARROW = 32  # numbers a row of T(x) and the table together
+PLAIN_ROWS = 2048  # at least, a chunk, where T(x) is the row: nothing is made that a cache should hold
 CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 8 MiB
 
 
@@ -137,8 +138,7 @@ def e_step(
     -------
     sums (F, K) and Σ_n w_n log Σ_k exp(T(x_n)·η_k) (nats), both in the dtype of the rows.
     """
-    features = family.features(rows)
-    table = log_joints(family, natural, features)
+    table, summed = log_joints(family, natural, rows)
     if labels is not None:
         table = restricted(table.T, labels).T
     highest = halved(jnp.maximum, table)
@@ -149,15 +149,25 @@ def e_step(
     if weights is not None:
         scale *= weights
         log_rows *= weights
-    return features @ (shifted * scale).T, jnp.sum(log_rows)
+    return summed(shifted * scale), jnp.sum(log_rows)
 
 
-def log_joints(family: Family, natural: Array, features: Array) -> Array:
-    """Give log p(x_n, z_n = k | θ) but for what components share, (K, n), from ηᵀ (K, F) and T(x) (F, n)."""
-    if family.plain:
-        # The product as the rows lie, kept apart: XLA would turn it into the slower one of transposes.
-        return lax.optimization_barrier(features.T @ natural.T).T
-    return natural @ features
+def log_joints(family: Family, natural: Array, rows: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Give log p(x_n, z_n = k | θ) but for what components share, from ηᵀ (K, F) and rows (n, D).
+
+    Returns
+    -------
+    The table (K, n), and the function from weights r (K, n) to the sums Σ_n T(x_n) r_nᵀ (F, K).
+    """
+    features = family.features(rows)
+    if not family.plain:
+        return natural @ features, lambda r: features @ r.T
+    # T(x) = [1, x]: products with the rows as they lie, fenced in, since XLA would turn them into the slower
+    # ones of transposes; the 1 is added.
+    fence = lax.optimization_barrier
+    columns = fence(features[1:].T)
+    table = fence(columns @ natural[:, 1:].T).T + natural[:, :1]
+    return table, lambda r: jnp.concatenate([jnp.sum(r, axis=1)[None], fence(r @ columns).T])
 
 
 def m_step(family: Family, statistics: Statistics, hyper: NamedTuple) -> Parameters:
@@ -212,7 +222,7 @@ def chunk_rows(family: Family, itemsize: int) -> int:
     width = family.feature_count + 2 * family.components
     # A narrow table's arithmetic is too short to hide the loop around it.
     budget = CHUNK_BYTES if width >= NARROW else 2 * CHUNK_BYTES
-    return max(256, budget // (width * itemsize))
+    return max(PLAIN_ROWS if family.plain else 256, budget // (width * itemsize))
 
 
 @jax.jit

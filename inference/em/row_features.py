@@ -60,9 +60,6 @@ class RowFamily:
 
     def features(self, x: Array) -> Array:
         """T(x): (n, C) → (F, n), the first row 1."""
-        if self.plain:
-            parts = [x[:, piece.start : piece.stop] for piece in self.pieces]
-            return jnp.concatenate([jnp.ones((x.shape[0], 1), x.dtype), *parts], axis=1).T
         ones = jnp.ones((1, x.shape[0]), x.dtype)
         return jnp.concatenate([ones, *(statistics_of(x, piece) for piece in self.pieces)])
 
