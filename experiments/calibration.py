@@ -17,8 +17,9 @@ from typing import Any
 
 from triptych.experiments.data import key_for
 from triptych.experiments.manifest import versions
+from triptych.experiments.prepared import Prepared, prepare
+from triptych.experiments.progress import Progress, Silent
 from triptych.experiments.refusal import refuse
-from triptych.experiments.run import Prepared, Progress, Silent, prepare
 from triptych.experiments.store import digest, write_json
 
 __all__ = ["FILE", "Calibrated", "calibrate_config"]

@@ -2,76 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
 import os
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from triptych.experiments.config import Config, default_reference
-from triptych.experiments.data import Data, key_for, load_data
-from triptych.experiments.manifest import (
-    FILE,
-    failed_entry,
-    fingerprint,
-    fit_entry,
-    new_manifest,
-    read_manifest,
-    reusable,
-)
-from triptych.experiments.programs import load_model, program_file
+from triptych.experiments.data import Data
+from triptych.experiments.fitting import are_few, load_kept, run_fit, run_fits
+from triptych.experiments.manifest import FILE, new_manifest, read_manifest, reusable
+from triptych.experiments.prepared import Prepared, prepare
+from triptych.experiments.programs import program_file
+from triptych.experiments.progress import Progress, Silent
 from triptych.experiments.reading import Experiment
 from triptych.experiments.refusal import refuse
-from triptych.experiments.registry import CONFIGS, algorithm
+from triptych.experiments.registry import CONFIGS
 from triptych.experiments.settings import ProgramSettings
 from triptych.experiments.store import write_json, write_text, write_yaml
 
-__all__ = ["Outcome", "Prepared", "Progress", "Silent", "prepare", "run"]
-
-
-FEW = 200_000  # numbers in the data, up to which fits run side by side: with more they need the machine
-
-
-class Progress(Protocol):
-    """What a run tells while it works."""
-
-    def start(self, name: str, method: str) -> None:
-        """Say that a fit starts."""
-
-    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
-        """Say how far a fit is, and its objective where it has one."""
-
-    def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
-        """Say how a fit ended, or that it was kept from before."""
-
-
-class Silent:
-    """A progress that says nothing."""
-
-    def start(self, name: str, method: str) -> None:
-        """Say nothing."""
-
-    def step(self, name: str, done: int, total: int, value: Any = None) -> None:
-        """Say nothing."""
-
-    def end(self, name: str, entry: Mapping[str, Any], *, kept: bool) -> None:
-        """Say nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """All that a run needs, made and checked, before anything is written."""
-
-    experiment: Experiment
-    model: Callable[..., Any]
-    data: Data
-    algorithms: Mapping[str, Any]
-    fingerprints: Mapping[str, str]
+__all__ = ["Outcome", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,49 +41,6 @@ class Outcome:
     def ok(self) -> bool:
         """Whether every fit, the comparison and the report are there."""
         return not self.trouble
-
-
-def prepare(experiment: Experiment) -> Prepared:
-    """Make the model, the data and the algorithms of a config, and check that they fit together.
-
-    Raises
-    ------
-    InputError : anything that the config, the data or the program has wrong.
-    """
-    config = experiment.config
-    model = load_model(config.model, experiment.base)
-    data = load_data(config, experiment.base, model)
-    algorithms = {name: algorithm(settings, model) for name, settings in config.fits.items()}
-    _validate(model, data, algorithms)
-    file = program_file(config.model, experiment.base)
-    return Prepared(
-        experiment=experiment,
-        model=model,
-        data=data,
-        algorithms=algorithms,
-        fingerprints={name: fingerprint(config, name, data, file) for name in config.fits},
-    )
-
-
-def _validate(model: Callable[..., Any], data: Data, algorithms: Mapping[str, Any]) -> None:
-    """Have a built-in check its data, the columns called by name; have any other program traced once."""
-    from triptych.inference.rows import Rows
-
-    if isinstance(data.x, Rows):  # one reading: every cell is looked at
-        for algorithm in list(algorithms.values())[:1]:
-            algorithm.bind(data.x)
-    elif hasattr(model, "validate"):
-        import pandas as pd
-
-        model.validate(pd.DataFrame(data.x, columns=list(data.columns)), *data.args[1:])  # type: ignore[attr-defined]
-    else:
-        from triptych.inference.program import describe
-
-        describe(model, *data.args)
-    if data.held_out is not None:
-        from triptych.inference.heldout import check_rows
-
-        check_rows(model, data.args, data.held_out)
 
 
 def run(
@@ -201,18 +110,18 @@ def _run(
 
     def run_one(name: str) -> None:
         progress.start(name, config.fits[name].method)
-        fit = _run_fit(prepared, directory, manifest, name, progress)
+        fit = run_fit(prepared, directory, manifest, name, progress)
         manifest["fits"][name]["side_by_side"] = beside
         record(name, fit)
 
     for name in config.fits:
-        fit = _load_kept(prepared, directory, manifest, name)
+        fit = load_kept(prepared, directory, manifest, name)
         if fit is not None:
             record(name, fit, kept=True)
     kept = tuple(fits)
     waiting = [name for name in config.fits if name not in kept]
-    beside = len(waiting) > 1 and not one_by_one and _are_few(prepared.data)
-    _run_fits([partial(run_one, name) for name in waiting], beside)
+    beside = len(waiting) > 1 and not one_by_one and are_few(prepared.data)
+    run_fits([partial(run_one, name) for name in waiting], beside)
     fits = {name: fits[name] for name in config.fits if name in fits}
 
     manifest["fits"] = {name: manifest["fits"][name] for name in config.fits}
@@ -240,16 +149,6 @@ def _import_inference(started: float) -> float:
 
     del jax, numpyro, triptych
     return time.perf_counter() - started
-
-
-def _import_what_follows() -> None:
-    """Import what the comparison and the page need, while XLA compiles; a fault in it shows there."""
-    with contextlib.suppress(Exception):
-        import sklearn.ensemble
-
-        import triptych.experiments.report.page
-
-        del sklearn, triptych
 
 
 def _check_directory(directory: Path, config: Config) -> dict[str, Any]:
@@ -290,72 +189,6 @@ def _resolved(experiment: Experiment, directory: Path) -> dict[str, Any]:
         name = config.model.program.rpartition(":")[2]
         plain["model"]["program"] = f"{os.path.relpath(file.resolve(), directory.resolve())}:{name}"
     return plain
-
-
-def _load_kept(prepared: Prepared, directory: Path, manifest: Mapping[str, Any], name: str) -> Any:
-    """Load a fit that still stands; None if it has to run."""
-    entry = manifest["fits"].get(name)
-    if entry is None:
-        return None
-    from triptych.inference.storage import load
-    from triptych.models.errors import InputError
-
-    try:
-        return load(directory / entry["file"], model=prepared.model)
-    except InputError:
-        return None
-
-
-def _are_few(data: Data) -> bool:
-    """Whether the data are so few that compiling their fits takes longer than running them."""
-    from triptych.inference.effort import cells
-    from triptych.inference.rows import Rows
-
-    return not isinstance(data.x, Rows) and cells(data.args) <= FEW
-
-
-def _run_fits(jobs: Sequence[Callable[[], None]], beside: bool) -> None:
-    """Run the fits that have to be run, side by side or one after the other."""
-    from triptych.inference.turns import together
-    from triptych.models.errors import InferenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InferenceWarning)  # the findings are shown with the results
-        if beside:
-            together(jobs, meanwhile=_import_what_follows)
-        else:
-            for job in jobs:
-                job()
-
-
-def _run_fit(
-    prepared: Prepared, directory: Path, manifest: dict[str, Any], name: str, progress: Progress
-) -> Any:
-    """Run one fit, save it and record it; a failure is recorded too."""
-    from triptych.inference.turns import look
-
-    settings = prepared.experiment.config.fits[name]
-    method = prepared.algorithms[name]
-    mark = prepared.fingerprints[name]
-    told: dict[str, Any] = {}
-    if "progress" in inspect.signature(method.run).parameters:
-
-        def tell(done: int, total: int, value: Any = None) -> None:
-            look()
-            progress.step(name, done, total, value)
-
-        told["progress"] = tell
-    if prepared.experiment.config.data.blocks:  # passes are long: one that is cut off is gone on with
-        told["checkpoint"] = directory / f".{name}.{mark[:12]}.checkpoint"
-    try:
-        fit = method.run(key_for(prepared.experiment.config.seed, name), *prepared.data.args, **told)
-        file = directory / f"{name}.nc"
-        fit.save(file)
-        manifest["fits"][name] = fit_entry(fit, file, mark)
-    except Exception as error:  # whatever a fit raises, the others still run
-        manifest["fits"][name] = failed_entry(settings, error, mark)
-        return None
-    return fit
 
 
 def _compare(

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from triptych.experiments.manifest import read_manifest, versions
+from triptych.experiments.prepared import prepare
+from triptych.experiments.progress import Progress
 from triptych.experiments.reading import read_experiment
-from triptych.experiments.run import Progress, prepare, run
+from triptych.experiments.run import run
 from triptych.experiments.store import read_json
 
 __all__ = ["TOLERANCE", "Difference", "Verdict", "verify"]

@@ -23,7 +23,7 @@ import pytest
 import xarray as xr
 import yaml
 
-from triptych.experiments import run as running
+from triptych.experiments import prepared
 from triptych.inference.fit import Fit, Seconds
 from triptych.inference.status import Finding, Status
 
@@ -84,7 +84,7 @@ class Fake:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Put the fake methods, a comparison and a report in the place of the real ones."""
     bench = Bench()
-    monkeypatch.setattr(running, "algorithm", lambda settings, model: Fake(bench, settings, model))
+    monkeypatch.setattr(prepared, "algorithm", lambda settings, model: Fake(bench, settings, model))
 
     class Comparison:
         def __init__(self, fits: dict[str, Fit], reference: str, held_out: Any = None) -> None:

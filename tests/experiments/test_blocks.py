@@ -14,9 +14,10 @@ import yaml
 
 import triptych
 from triptych.experiments.data import load_data
+from triptych.experiments.prepared import prepare
 from triptych.experiments.programs import load_model
 from triptych.experiments.reading import read_experiment
-from triptych.experiments.run import prepare, run
+from triptych.experiments.run import run
 from triptych.experiments.verify import verify
 from triptych.inference.em.streamed import StreamedProblem
 from triptych.models.errors import InputError
