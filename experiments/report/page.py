@@ -95,6 +95,7 @@ def render(run: Run, directory: Path) -> str:
         verdict=verdict(run),
         fits=fits,
         heads=heads,
+        side_by_side=_side_by_side(run),
         findings=_findings(run),
         sections=[section for make in SECTIONS if (section := make(run, drawn)) is not None],
         parameters=_parameters(run),
@@ -173,13 +174,17 @@ def _parameters(run: Run) -> Mapping[str, Any]:
     }
 
 
+def _side_by_side(run: Run) -> bool:
+    return any(entry.get("side_by_side") for entry in run.manifest.get("fits", {}).values())
+
+
 def _receipt(run: Run) -> list[tuple[str, str]]:
     manifest = run.manifest
     data, spent = manifest.get("data", {}), manifest.get("seconds", {})
     where = manifest.get("platform", {})
     count = where.get("processors")
     parts = (where.get("system"), f"{count} processors" if count else None, where.get("device"))
-    beside = any(entry.get("side_by_side") for entry in manifest.get("fits", {}).values())
+    waits = "side by side; the waits for one another are in none's seconds"
     machine = ", ".join(str(part) for part in parts if part)
     rows = [
         ("made", manifest.get("created")),
@@ -189,7 +194,7 @@ def _receipt(run: Run) -> list[tuple[str, str]]:
         ("SHA-256", data.get("sha256")),
         ("import", seconds(spent.get("import"))),
         ("run in all", seconds(spent.get("total"))),
-        ("fits", "side by side; the waits for one another are in none's seconds" if beside else None),
+        ("fits", waits if _side_by_side(run) else None),
         ("machine", machine),
     ]
     return [(term, str(value)) for term, value in rows if value not in (None, "", "–")]
