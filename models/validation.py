@@ -159,7 +159,7 @@ def distinct_rows(x: np.ndarray, least: int, name: str = "x") -> None:
 
 def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = "x") -> None:
     """Check that every column varies, by an amount whose square the arithmetic can hold."""
-    highest, lowest = column_extremes(x)
+    highest, lowest = _columnwise(np.fmax, x), _columnwise(np.fmin, x)  # missing cells (NaN) left out
     width = highest - lowest
     if not np.all(width > 0):
         constant = [names[column] for column in np.flatnonzero(~(width > 0)).tolist()]
@@ -175,11 +175,6 @@ def varying_columns(x: np.ndarray, names: Sequence[str], cure: str, name: str = 
             f"{_columns(which)} of `{name}` {_is(which)} too large or too small "
             f"to be squared in {x.dtype}: choose another unit."
         )
-
-
-def column_extremes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the largest and the least number of each column, missing cells (NaN) left out."""
-    return _columnwise(np.fmax, x), _columnwise(np.fmin, x)
 
 
 def _columnwise(operation: np.ufunc, x: np.ndarray, strip: int = 64) -> np.ndarray:

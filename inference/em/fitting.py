@@ -55,11 +55,11 @@ def assemble_fit(
         found.append(say(Finding(status.name, status.value)))
     posterior, evidence, more = laplace_posterior(em, kernel, natural, key, args, kwargs)
     found += [say(finding) for finding in more]
-    groups: dict[str, Callable[[], xr.Dataset]] = {}
+    groups: dict[str, xr.Dataset | Callable[[], xr.Dataset]] = {}
     if em.draws and kernel.hessian_work <= HESSIAN_WORK:
         curvature, more = curvature_groups(kernel, parameters, status.ok)
         found += [say(finding) for finding in more]
-        groups |= {name: partial(xr.Dataset, group) for name, group in curvature.items()}
+        groups |= curvature
     groups["plan"] = partial(plan, explain(kernel, em.objective))
     groups["restarts"] = partial(landscape, start, run, reviews)
     groups["criteria"] = partial(xr.Dataset, _counts(kernel, natural))
@@ -79,12 +79,12 @@ def assemble_fit(
 
 
 def _tree(
-    posterior: Callable[[], xr.DataTree], groups: Mapping[str, Callable[[], xr.Dataset]]
+    posterior: Callable[[], xr.DataTree], groups: Mapping[str, xr.Dataset | Callable[[], xr.Dataset]]
 ) -> xr.DataTree:
-    """Lay out the posterior and the tables that go with it."""
+    """Lay out the posterior and the tables that go with it, some of which are made only now."""
     tree = posterior()
     for name, group in groups.items():
-        tree[name] = xr.DataTree(group())
+        tree[name] = xr.DataTree(group if isinstance(group, xr.Dataset) else group())
     return tree
 
 

@@ -23,7 +23,7 @@ TALL = 8  # rows a column below which reflections are as fast
 
 
 def triangular_factor(Z: np.ndarray) -> np.ndarray:
-    """Give the upper triangular R (P, P) of Z (N, P) = Q R, N ≥ P or not, up to the signs of its rows."""
+    """Give the upper triangular R (min(N, P), P) of Z (N, P) = Q R, up to the signs of its rows."""
     rows, columns = Z.shape
     lengths = np.sqrt(np.einsum("np,np->p", Z, Z))
     if rows >= TALL * columns and np.all(lengths > 0) and np.all(np.isfinite(lengths)):
