@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln, digamma, gammaln, multigammaln
 
 from triptych.inference.em.family import Array
+from triptych.inference.em.small_matrices import inverse
 
 __all__ = ["beta", "dirichlet", "expected_log_det", "expected_log_weights", "gamma", "wishart"]
 
@@ -53,14 +54,11 @@ def wishart(degrees: Array, spread: Array, prior_degrees: Array, prior_spread: A
     dimension = spread.shape[-1]
 
     def normaliser(nu: Array, scale: Array) -> jax.Array:
-        log_det = jnp.linalg.slogdet(scale)[1]
-        return nu / 2 * (log_det - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension)
+        return nu / 2 * (-inverse(scale)[1] - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension)
 
     value = normaliser(degrees, spread) - normaliser(prior_degrees, prior_spread)
     value += (degrees - prior_degrees) / 2 * expected_log_det(degrees, spread)
-    trace = jnp.trace(
-        jnp.linalg.solve(spread, jnp.broadcast_to(prior_spread, jnp.shape(spread))), axis1=-2, axis2=-1
-    )
+    trace = jnp.sum(inverse(spread)[0] * prior_spread, axis=(-2, -1))
     return value - degrees / 2 * (dimension - trace)
 
 
@@ -68,5 +66,4 @@ def expected_log_det(degrees: Array, spread: Array) -> jax.Array:
     """E log |P| under Wishart(ν, Λ⁻¹), (…)."""
     dimension = spread.shape[-1]
     halves = (jnp.asarray(degrees)[..., None] - jnp.arange(dimension)) / 2
-    log_det = jnp.linalg.slogdet(spread)[1]
-    return jnp.sum(digamma(halves), axis=-1) + dimension * jnp.log(2.0) - log_det
+    return jnp.sum(digamma(halves), axis=-1) + dimension * jnp.log(2.0) + inverse(spread)[1]

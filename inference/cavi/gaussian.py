@@ -20,6 +20,7 @@ from numpyro.distributions import constraints
 from triptych.inference.cavi import divergences
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
+from triptych.inference.em.small_matrices import inverse
 from triptych.inference.gibbs.gaussian import NormalInverseWishart, draw, log_density, posterior
 
 __all__ = ["admit", "divergence", "draw", "log_density", "means", "natural", "of", "posterior", "supports"]
@@ -57,9 +58,8 @@ def natural(family: GaussianFamily, q: NormalInverseWishart) -> tuple[jax.Array,
     if q.degrees is not None and q.spread is not None:
         at["covariances"] = q.spread / _wide(q.degrees, q.spread)
         if family.covariance in ("full", "tied"):
-            log_det = jnp.linalg.slogdet(q.spread)[1]
             expected = divergences.expected_log_det(q.degrees, q.spread)
-            shift += 0.5 * (expected - family.columns * jnp.log(q.degrees) + log_det)
+            shift += 0.5 * (expected - family.columns * jnp.log(q.degrees) - inverse(q.spread)[1])
         else:
             half = jnp.asarray(q.degrees) / 2
             shift += 0.5 * family.columns * (digamma(half) - jnp.log(half))
@@ -77,7 +77,7 @@ def divergence(family: GaussianFamily, q: NormalInverseWishart, hyper: GaussianH
         value = jnp.zeros(())
     elif family.covariance in ("full", "tied"):
         value = jnp.sum(divergences.wishart(q.degrees, q.spread, hyper.degrees, hyper.spread))
-        whitened = jnp.linalg.solve(q.spread, offset[..., None])[..., 0]
+        whitened = (jnp.asarray(inverse(q.spread)[0]) @ offset[..., None])[..., 0]
         squares = q.degrees * jnp.sum(offset * whitened, axis=1)
     else:
         degrees = _wide(q.degrees, q.spread)

@@ -13,6 +13,7 @@ and the other types sum or pool the same quantities. Maximum likelihood is κ = 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,11 @@ from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
-from triptych.inference.em.small_matrices import cholesky, inverse
+from triptych.inference.em.small_matrices import by_parts, cholesky, inverse
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
+EIGEN = 30.0  # operations of an eigendecomposition, times D³
 TINY = 1e-300  # below any weight that matters: log(0) would poison the matrix product
 
 
@@ -243,8 +245,9 @@ def _raise_eigenvalues(estimate: Array, pooled: Array, floor: Array) -> Array:
     """
     above = cholesky(estimate - floor * pooled)
 
-    def raised() -> Array:
-        factor = jnp.linalg.cholesky(jnp.broadcast_to(pooled, estimate.shape))
+    @partial(by_parts, cost=EIGEN)
+    def raised(estimate: Array, pooled: Array) -> Array:
+        factor = jnp.linalg.cholesky(pooled)
         whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
         whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
         values, vectors = jnp.linalg.eigh(whitened)
@@ -252,7 +255,11 @@ def _raise_eigenvalues(estimate: Array, pooled: Array, floor: Array) -> Array:
         low = jnp.min(values, axis=-1)[..., None, None] < floor
         return jnp.where(low, factor @ clipped @ jnp.swapaxes(factor, -2, -1), estimate)
 
-    return jax.lax.cond(jnp.all(jnp.isfinite(above)), lambda: estimate, raised)
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(above)),
+        lambda: estimate,
+        lambda: raised(estimate, jnp.broadcast_to(pooled, estimate.shape)),
+    )
 
 
 @_raise_eigenvalues.def_vmap

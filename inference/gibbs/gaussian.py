@@ -25,6 +25,7 @@ from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper, symmetric
+from triptych.inference.em.small_matrices import by_parts, inverse
 
 __all__ = ["NormalInverseWishart", "draw", "log_density", "posterior"]
 
@@ -121,12 +122,11 @@ def log_density(
     if given.degrees is None or given.spread is None:
         variances = jnp.asarray(family.known if known is None else known)[:, None]
     elif family.covariance in ("full", "tied"):
-        covariances = jnp.asarray(parameters["covariances"])
-        log_det = jnp.linalg.slogdet(covariances)[1]
-        squares = jnp.sum(offset * jnp.linalg.solve(covariances, offset[..., None])[..., 0], axis=1)
-        value += jnp.sum(_log_inverse_wishart(covariances, log_det, given.degrees, given.spread))
+        precisions, log_det = inverse(parameters["covariances"])
+        squares = jnp.sum(offset * (jnp.asarray(precisions) @ offset[..., None])[..., 0], axis=1)
+        value += jnp.sum(_log_inverse_wishart(precisions, log_det, given.degrees, given.spread))
         constant = dimension * jnp.log(kappa / (2 * jnp.pi))
-        return value + 0.5 * jnp.sum(constant - log_det - kappa * squares)
+        return value + 0.5 * jnp.sum(constant + log_det - kappa * squares)
     else:
         variances = jnp.asarray(parameters["covariances"])
         shape = jnp.asarray(given.degrees) / 2
@@ -139,13 +139,13 @@ def log_density(
     return value + 0.5 * jnp.sum(jnp.log(precision / (2 * jnp.pi)) - precision * offset**2)
 
 
-def _log_inverse_wishart(covariances: Array, log_det: Array, degrees: Array, spread: Array) -> jax.Array:
-    """Log density of each Σ (…, D, D), normalised (Bishop 2006, appendix B, of Σ instead of Σ⁻¹)."""
+def _log_inverse_wishart(precisions: Array, log_det: Array, degrees: Array, spread: Array) -> jax.Array:
+    """Log density of each Σ (…, D, D), from Σ⁻¹ and log|Σ⁻¹|, normalised (Bishop 2006, appendix B)."""
     dimension = spread.shape[-1]
-    trace = jnp.trace(jnp.linalg.solve(covariances, spread), axis1=-2, axis2=-1)
-    constant = degrees / 2 * (jnp.linalg.slogdet(spread)[1] - dimension * jnp.log(2.0))
+    trace = jnp.sum(precisions * spread, axis=(-2, -1))
+    constant = degrees / 2 * (-inverse(spread)[1] - dimension * jnp.log(2.0))
     constant -= multigammaln(degrees / 2, dimension)
-    return constant - (degrees + dimension + 1) / 2 * log_det - trace / 2
+    return constant + (degrees + dimension + 1) / 2 * log_det - trace / 2
 
 
 def _root_of_inverse_wishart(key: jax.Array, degrees: jax.Array, spread: jax.Array) -> jax.Array:
@@ -160,6 +160,11 @@ def _root_of_inverse_wishart(key: jax.Array, degrees: jax.Array, spread: jax.Arr
     diagonal = jnp.exp(0.5 * (jnp.log(2.0) + jax.random.loggamma(key_diagonal, shape, dtype=spread.dtype)))
     below = jnp.tril(jax.random.normal(key_below, spread.shape, spread.dtype), -1)
     factor = below + diagonal[..., None] * jnp.eye(dimension, dtype=spread.dtype)
-    # R Aᵀ = L, hence A Rᵀ = Lᵀ.
+    return _root(factor, spread)
+
+
+@by_parts
+def _root(factor: jax.Array, spread: jax.Array) -> jax.Array:
+    """R of R Aᵀ = L, hence of A Rᵀ = Lᵀ, from A and L Lᵀ."""
     transposed = jnp.swapaxes(jnp.linalg.cholesky(spread), -1, -2)
     return jnp.swapaxes(jax.scipy.linalg.solve_triangular(factor, transposed, lower=True), -1, -2)

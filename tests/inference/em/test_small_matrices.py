@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
-from triptych.inference.em.small_matrices import WRITTEN_OUT, cholesky, inverse
+from triptych.inference.em import EM
+from triptych.inference.em.small_matrices import ALONE, WRITTEN_OUT, cholesky, inverse
+from triptych.models import GaussianMixture
 
 
 def positive(size: int, seed: int, batch: tuple[int, ...] = (5,)) -> np.ndarray:
@@ -38,3 +41,53 @@ def test_a_matrix_that_is_not_positive_definite_has_no_finite_factor(size, spoil
     matrices[2, -1, -1] = -1.0 if spoil == "negative" else 0.0
     whole = np.isfinite(cholesky(matrices)).all(axis=(-2, -1))
     assert whole.tolist() == [True, True, False, True, True]
+
+
+def lapack_stacks(jaxpr) -> list[float]:
+    """Give batch × D³ of each call of LAPACK in a program."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("cholesky", "triangular_solve", "eigh", "lu", "eig", "qr", "svd"):
+            *batch, size, _ = equation.invars[0].aval.shape
+            found.append(float(np.prod(batch)) * size**3 if batch else 0.0)
+        for inner in jaxprs_in_params(equation.params):
+            found += lapack_stacks(inner)
+    return found
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+@pytest.mark.parametrize("objective", ["mle", "map"])
+def test_no_stack_of_many_starts_is_one_that_jaxlib_shares_out(covariance, objective):
+    """Two such at once wait for each other for ever: 24 starts of (5000, 16, 16) hung on two cores."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("an accelerator takes stacks whole")
+    x = np.random.default_rng(0).normal(size=(300, 16))
+    with jax.enable_x64(True):
+        kernel = EM(GaussianMixture(16, covariance=covariance), objective=objective).bind(x)
+        starts = kernel.starts(jax.random.key(0), 24, "random_rows").parameters
+        found = lapack_stacks(jax.make_jaxpr(jax.vmap(kernel.problem.step))(starts).jaxpr)
+    assert len(found) >= 2
+    assert max(found) <= ALONE
+
+
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_many_stacks_are_inverted_by_parts(size):
+    with jax.enable_x64(True):
+        matrices = positive(size, 2, (7, 16))
+        precisions, log_det = jax.vmap(inverse)(matrices)
+        np.testing.assert_allclose(precisions, np.linalg.inv(matrices), rtol=1e-7)
+        np.testing.assert_allclose(log_det, -np.linalg.slogdet(matrices)[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_the_derivatives_of_inverses_are_those_of_finite_differences(size):
+    with jax.enable_x64(True):
+        matrices, direction = positive(size, 3, (2,)), positive(size, 4, (2,))
+        found = jax.jvp(inverse, (matrices,), (direction,))[1]
+        step = 1e-6
+        above, below = inverse(matrices + step * direction), inverse(matrices - step * direction)
+        for one, up, down in zip(found, above, below, strict=True):
+            np.testing.assert_allclose(one, (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
+        gradient = jax.grad(lambda m: jax.numpy.sum(jax.vmap(inverse)(m)[1]))(matrices)
+        gradient = (gradient + np.swapaxes(gradient, -2, -1)) / 2  # one triangle may stand for both
+        np.testing.assert_allclose(gradient, -np.linalg.inv(matrices), rtol=1e-8, atol=1e-10)
