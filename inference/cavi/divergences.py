@@ -54,7 +54,8 @@ def wishart(degrees: Array, spread: Array, prior_degrees: Array, prior_spread: A
     dimension = spread.shape[-1]
 
     def normaliser(nu: Array, scale: Array) -> jax.Array:
-        return nu / 2 * (-inverse(scale)[1] - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension)
+        log_det = -jnp.asarray(inverse(scale)[1])
+        return nu / 2 * (log_det - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension)
 
     value = normaliser(degrees, spread) - normaliser(prior_degrees, prior_spread)
     value += (degrees - prior_degrees) / 2 * expected_log_det(degrees, spread)

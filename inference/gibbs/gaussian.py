@@ -142,8 +142,8 @@ def log_density(
 def _log_inverse_wishart(precisions: Array, log_det: Array, degrees: Array, spread: Array) -> jax.Array:
     """Log density of each Σ (…, D, D), from Σ⁻¹ and log|Σ⁻¹|, normalised (Bishop 2006, appendix B)."""
     dimension = spread.shape[-1]
-    trace = jnp.sum(precisions * spread, axis=(-2, -1))
-    constant = degrees / 2 * (-inverse(spread)[1] - dimension * jnp.log(2.0))
+    trace = jnp.sum(jnp.asarray(precisions) * spread, axis=(-2, -1))
+    constant = degrees / 2 * (-jnp.asarray(inverse(spread)[1]) - dimension * jnp.log(2.0))
     constant -= multigammaln(degrees / 2, dimension)
     return constant + (degrees + dimension + 1) / 2 * log_det - trace / 2
 
