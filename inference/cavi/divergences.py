@@ -55,7 +55,7 @@ def wishart(degrees: Array, spread: Array, prior_degrees: Array, prior_spread: A
 
     def normaliser(nu: Array, scale: Array) -> jax.Array:
         log_det = -jnp.asarray(inverse(scale)[1])
-        return nu / 2 * (log_det - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension)
+        return jnp.asarray(nu / 2 * (log_det - dimension * jnp.log(2.0)) - multigammaln(nu / 2, dimension))
 
     value = normaliser(degrees, spread) - normaliser(prior_degrees, prior_spread)
     value += (degrees - prior_degrees) / 2 * expected_log_det(degrees, spread)

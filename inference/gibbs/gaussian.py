@@ -145,7 +145,7 @@ def _log_inverse_wishart(precisions: Array, log_det: Array, degrees: Array, spre
     trace = jnp.sum(jnp.asarray(precisions) * spread, axis=(-2, -1))
     constant = degrees / 2 * (-jnp.asarray(inverse(spread)[1]) - dimension * jnp.log(2.0))
     constant -= multigammaln(degrees / 2, dimension)
-    return constant + (degrees + dimension + 1) / 2 * log_det - trace / 2
+    return jnp.asarray(constant + (degrees + dimension + 1) / 2 * log_det - trace / 2)
 
 
 def _root_of_inverse_wishart(key: jax.Array, degrees: jax.Array, spread: jax.Array) -> jax.Array:
