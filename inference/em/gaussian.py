@@ -13,7 +13,6 @@ and the other types sum or pool the same quantities. Maximum likelihood is κ = 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +22,10 @@ from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
-from triptych.inference.em.small_matrices import by_parts, cholesky, inverse
+from triptych.inference.em.small_matrices import inverse, positive_definite
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
-EIGEN = 30.0  # operations of an eigendecomposition, times D³
 TINY = 1e-300  # below any weight that matters: log(0) would poison the matrix product
 
 
@@ -145,7 +143,7 @@ class GaussianFamily:
         covariances, floor = parameters["covariances"], hyper.floor * hyper.pooled
         if hyper.pooled.ndim < 2:
             return {**parameters, "covariances": jnp.maximum(covariances, floor)}
-        above = jnp.all(jnp.isfinite(cholesky(covariances - floor)))
+        above = jnp.all(positive_definite(covariances - floor))
         return {**parameters, "covariances": jnp.where(above, covariances, jnp.nan)}
 
     def log_prior(self, parameters: Parameters, hyper: GaussianHyper) -> Array:
@@ -217,7 +215,7 @@ class GaussianFamily:
             )
         d = self.columns
         precisions, log_det = inverse(covariances)
-        constant = nu / 2 * (jnp.linalg.slogdet(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)
+        constant = nu / 2 * (-inverse(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)
         return constant + (nu + d + 1) / 2 * log_det - 0.5 * jnp.sum(precisions * spread, axis=(-2, -1))
 
 
@@ -240,14 +238,13 @@ def _floored(estimate: Array, hyper: GaussianHyper) -> Array:
 def _raise_eigenvalues(estimate: Array, pooled: Array, floor: Array) -> Array:
     """Raise the eigenvalues of matrices (…, D, D) relative to `pooled` to the floor, if any is below.
 
-    Decomposed only where what exceeds the floor has no Cholesky factor, which is rare. `pooled` (…, D, D) is
+    Decomposed only where one less the floor is not positive definite, which is rare. `pooled` (…, D, D) is
     one for all, or one for each data set (of a bootstrap).
     """
-    above = cholesky(estimate - floor * pooled)
+    above = positive_definite(estimate - floor * pooled)
 
-    @partial(by_parts, cost=EIGEN)
-    def raised(estimate: Array, pooled: Array) -> Array:
-        factor = jnp.linalg.cholesky(pooled)
+    def raised() -> Array:
+        factor = jnp.linalg.cholesky(jnp.broadcast_to(pooled, estimate.shape))
         whitened = jax.scipy.linalg.solve_triangular(factor, estimate, lower=True)
         whitened = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(whitened, -2, -1), lower=True)
         values, vectors = jnp.linalg.eigh(whitened)
@@ -255,11 +252,7 @@ def _raise_eigenvalues(estimate: Array, pooled: Array, floor: Array) -> Array:
         low = jnp.min(values, axis=-1)[..., None, None] < floor
         return jnp.where(low, factor @ clipped @ jnp.swapaxes(factor, -2, -1), estimate)
 
-    return jax.lax.cond(
-        jnp.all(jnp.isfinite(above)),
-        lambda: estimate,
-        lambda: raised(estimate, jnp.broadcast_to(pooled, estimate.shape)),
-    )
+    return jax.lax.cond(jnp.all(above), lambda: estimate, raised)
 
 
 @_raise_eigenvalues.def_vmap

@@ -25,7 +25,7 @@ from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper, symmetric
-from triptych.inference.em.small_matrices import by_parts, inverse
+from triptych.inference.em.small_matrices import inverse
 
 __all__ = ["NormalInverseWishart", "draw", "log_density", "posterior"]
 
@@ -160,11 +160,6 @@ def _root_of_inverse_wishart(key: jax.Array, degrees: jax.Array, spread: jax.Arr
     diagonal = jnp.exp(0.5 * (jnp.log(2.0) + jax.random.loggamma(key_diagonal, shape, dtype=spread.dtype)))
     below = jnp.tril(jax.random.normal(key_below, spread.shape, spread.dtype), -1)
     factor = below + diagonal[..., None] * jnp.eye(dimension, dtype=spread.dtype)
-    return _root(factor, spread)
-
-
-@by_parts
-def _root(factor: jax.Array, spread: jax.Array) -> jax.Array:
-    """R of R Aᵀ = L, hence of A Rᵀ = Lᵀ, from A and L Lᵀ."""
+    # R Aᵀ = L, hence A Rᵀ = Lᵀ.
     transposed = jnp.swapaxes(jnp.linalg.cholesky(spread), -1, -2)
     return jnp.swapaxes(jax.scipy.linalg.solve_triangular(factor, transposed, lower=True), -1, -2)

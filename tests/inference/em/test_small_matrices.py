@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from triptych.inference.em import EM
-from triptych.inference.em.small_matrices import ALONE, WRITTEN_OUT, cholesky, inverse
+from triptych.inference.em.small_matrices import WRITTEN_OUT, inverse, positive_definite
 from triptych.models import GaussianMixture
 
 
@@ -19,12 +19,10 @@ def positive(size: int, seed: int, batch: tuple[int, ...] = (5,)) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(size=st.integers(1, WRITTEN_OUT + 1), seed=st.integers(0, 99), unit=st.floats(-20, 20))
-def test_factors_and_inverses_are_those_of_lapack(size, seed, unit):
+def test_inverses_are_those_of_lapack(size, seed, unit):
     with jax.enable_x64(True):
         matrices = positive(size, seed) * 10.0**unit
-        factors, (inverses, log_det) = cholesky(matrices), inverse(matrices)
-    scale = np.abs(matrices).max(axis=(-2, -1), keepdims=True)
-    np.testing.assert_allclose(factors, np.linalg.cholesky(matrices), atol=1e-13 * np.sqrt(scale.max()))
+        inverses, log_det = inverse(matrices)
     condition = np.linalg.cond(matrices)[:, None, None]
     identity = np.broadcast_to(np.eye(size), matrices.shape)
     assert np.all(np.abs(inverses @ matrices - identity) <= 1e-14 * condition * size)
@@ -33,45 +31,46 @@ def test_factors_and_inverses_are_those_of_lapack(size, seed, unit):
 
 @pytest.mark.parametrize("size", range(1, WRITTEN_OUT + 2))
 @pytest.mark.parametrize("spoil", ["negative", "singular"])
-def test_a_matrix_that_is_not_positive_definite_has_no_finite_factor(size, spoil):
+def test_a_matrix_that_is_not_positive_definite_is_told(size, spoil):
     matrices = positive(size, 1)
-    whole = np.isfinite(cholesky(matrices)).all(axis=(-2, -1))
-    assert whole.all()
+    assert np.all(positive_definite(matrices))
+    assert np.all(np.isfinite(inverse(matrices)[1]))
     matrices[2, -1, :] = matrices[2, :, -1] = 0.0
     matrices[2, -1, -1] = -1.0 if spoil == "negative" else 0.0
-    whole = np.isfinite(cholesky(matrices)).all(axis=(-2, -1))
-    assert whole.tolist() == [True, True, False, True, True]
+    expected = [True, True, False, True, True]
+    assert positive_definite(matrices).tolist() == expected
+    assert np.isfinite(inverse(matrices)[1]).tolist() == expected
 
 
-def lapack_stacks(jaxpr) -> list[float]:
-    """Give batch × D³ of each call of LAPACK in a program."""
+def lapack_calls(jaxpr) -> list[str]:
+    """Name the calls of LAPACK in a program, but for those on one side of a condition."""
     found = []
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("cholesky", "triangular_solve", "eigh", "lu", "eig", "qr", "svd"):
-            *batch, size, _ = equation.invars[0].aval.shape
-            found.append(float(np.prod(batch)) * size**3 if batch else 0.0)
-        for inner in jaxprs_in_params(equation.params):
-            found += lapack_stacks(inner)
+            found.append(equation.primitive.name)
+        for inner in jaxprs_in_params(equation.params) if equation.primitive.name != "cond" else ():
+            found += lapack_calls(inner)
     return found
 
 
 @pytest.mark.parametrize("covariance", ["full", "tied"])
 @pytest.mark.parametrize("objective", ["mle", "map"])
-def test_no_stack_of_many_starts_is_one_that_jaxlib_shares_out(covariance, objective):
-    """Two such at once wait for each other for ever: 24 starts of (5000, 16, 16) hung on two cores."""
-    if jax.default_backend() != "cpu":
-        pytest.skip("an accelerator takes stacks whole")
-    x = np.random.default_rng(0).normal(size=(300, 16))
+@pytest.mark.parametrize("columns", [2, 16])
+def test_a_step_of_many_starts_leaves_lapack_alone(covariance, objective, columns):
+    """jaxlib up to 0.10 shares large stacks out among the threads that wait for them.
+
+    24 starts of (5000, 16, 16) hung in half of the runs on two cores.
+    """
+    x = np.random.default_rng(0).normal(size=(300, columns))
     with jax.enable_x64(True):
         kernel = EM(GaussianMixture(16, covariance=covariance), objective=objective).bind(x)
         starts = kernel.starts(jax.random.key(0), 24, "random_rows").parameters
-        found = lapack_stacks(jax.make_jaxpr(jax.vmap(kernel.problem.step))(starts).jaxpr)
-    assert len(found) >= 2
-    assert max(found) <= ALONE
+        found = lapack_calls(jax.make_jaxpr(jax.vmap(kernel.problem.step))(starts).jaxpr)
+    assert found == []
 
 
 @pytest.mark.parametrize("size", [2, 5, 16])
-def test_many_stacks_are_inverted_by_parts(size):
+def test_stacks_of_stacks_are_inverted(size):
     with jax.enable_x64(True):
         matrices = positive(size, 2, (7, 16))
         precisions, log_det = jax.vmap(inverse)(matrices)
