@@ -64,20 +64,13 @@ def walk(
     limits = (settings.warmup, settings.target_accept, settings.max_tree_depth)
     where = (np.asarray(start.centre, number), np.asarray(start.scale, number))
     begin, block = kept(
-        (
-            "nuts",
-            start.density,
-            *(part.tobytes() for part in where),
-            limits,
-            length,
-            tuple(options(work).items()),
-        ),
-        lambda: _compiled(start.density, where, limits, length, work),
+        ("nuts", start.density, limits, length, tuple(options(work).items())),
+        lambda: _compiled(start.density, limits, length, work),
     )
-    state = begin(np.asarray(inverse_mass, number), keys, info)
+    state = begin(where, np.asarray(inverse_mass, number), keys, info)
     parts = []
     for done in range(length, total + 1, length):
-        state, shown = block(state)
+        state, shown = block(where, state)
         if progress is not None:
             progress(done, total, float(np.mean(np.asarray(shown["acceptance_rate"]))))
         if done > settings.warmup:
@@ -88,24 +81,19 @@ def walk(
 
 
 def _compiled(
-    density: Callable[[Any], jax.Array],
-    where: tuple[np.ndarray, np.ndarray],
-    limits: tuple[int, float, int],
-    length: int,
-    work: float,
+    density: Callable[[Any], jax.Array], limits: tuple[int, float, int], length: int, work: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Give NUTS on z, u = centre + scale · z: the first state, and a block of `length` transitions.
 
-    Where it walks, (centre, scale), is constant in what is compiled, and XLA rounds accordingly: a run from
-    elsewhere has to compile its block.
+    Where it walks, (centre, scale), and its first mass matrix are arguments: another key finds others.
     """
     from numpyro.infer import NUTS
     from numpyro.infer.util import ParamInfo
 
     warmup, accept, depth = limits
-    centre, scale = where
 
-    def kernel(inverse_mass: Any) -> NUTS:
+    def kernel(where: tuple[Any, Any], inverse_mass: Any) -> NUTS:
+        centre, scale = where
         return NUTS(
             potential_fn=lambda z: -density(centre + scale * z),
             dense_mass=inverse_mass.ndim == 2,
@@ -114,14 +102,14 @@ def _compiled(
             max_tree_depth=depth,
         )
 
-    def begin(inverse_mass: Any, keys: jax.Array, info: Any) -> Any:
-        state = kernel(inverse_mass).init(keys, warmup, info, (), {})
+    def begin(where: tuple[Any, Any], inverse_mass: Any, keys: jax.Array, info: Any) -> Any:
+        state = kernel(where, inverse_mass).init(keys, warmup, info, (), {})
         # One type from the first block on, so that one program serves them all.
         return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
-    def block(state: Any) -> Any:
+    def block(where: tuple[Any, Any], state: Any) -> Any:
         # What `begin` sets up in a kernel belongs to its trace, so this trace has a kernel of its own.
-        nuts = kernel(state.adapt_state.inverse_mass_matrix[0])
+        nuts = kernel(where, state.adapt_state.inverse_mass_matrix[0])
         info = ParamInfo(state.z, state.potential_energy, state.z_grad)
         jax.eval_shape(lambda: nuts.init(state.rng_key, warmup, info, (), {}))
 
