@@ -12,11 +12,11 @@ import numpy as np
 
 from triptych.inference.batches import in_batches
 from triptych.inference.curvature import hessian, principal_factor
-from triptych.inference.effort import briefly, cells, normals
+from triptych.inference.effort import cells, normals
 from triptych.inference.precision import double_precision
 from triptych.inference.status import Finding
 from triptych.inference.symmetry import NO_LABELS, Relabellings
-from triptych.inference.target import Target, target, target_of
+from triptych.inference.target import Target, target, target_of, unconstrained
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["GaussianApproximation", "hessian", "laplace", "laplace_from_density"]
@@ -178,7 +178,7 @@ def _around(
     """Climb from a point to the mode ("map"), or stay ("mle"), and measure the curvature there."""
     space = goal.space
     start = {site: np.asarray(parameters[site], dtype=float) for site in space.sites}
-    u = np.asarray(briefly(space.unconstrain, 0)(start))
+    u = np.asarray(unconstrained(space)(start))
     if space.size > LARGEST_HESSIAN:
         finding = Finding(
             "LAPLACE_SKIPPED",

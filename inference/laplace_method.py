@@ -16,6 +16,7 @@ from triptych.inference.gaussian_fit import fit_of_gaussian
 from triptych.inference.laplace import laplace
 from triptych.inference.marginal import marginal
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
 from triptych.inference.starts import best_of_climbs
 from triptych.inference.status import Finding, Status
 from triptych.inference.symmetry import labels_of
@@ -76,7 +77,8 @@ class Laplace:
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
         key_start, key_draws = jax.random.split(key)
-        with stopwatch() as watch, double_precision():
+        double = double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             if parameters is None:
                 parameters = mode_to_climb_from(key_start, m, args, kwargs)
             missing = [s for s in m.structure(*args, **kwargs).parameters if s not in parameters]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
-from triptych.inference.chained import Chains, block_length, fit_of_chains
-from triptych.inference.effort import briefly, normals, split
+from triptych.inference.chained import Chains, fit_of_chains
+from triptych.inference.effort import normals, split
 from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
+from triptych.inference.nuts import Walk, walk
 from triptych.inference.precision import matching_precision
+from triptych.inference.remembered import remembering
 from triptych.inference.starts import Start, find_start
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
@@ -25,16 +26,7 @@ from triptych.models.hyperparameters import whole_number
 
 __all__ = ["MCMC"]
 
-STEPS = 10  # of a trajectory, about
-DENSE = 50  # coordinates up to which the mass matrix is dense
 JITTER = 2.0  # Laplace standard deviations around the optimum that the chains start in
-
-
-class Walk(NamedTuple):
-    """What NUTS leaves: z (chain, draw, p) and its statistics, name → (chain, draw)."""
-
-    z: np.ndarray
-    statistics: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +96,8 @@ class MCMC:
         """
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
-        with stopwatch() as watch, matching_precision(args, kwargs):
+        precision = matching_precision(args, kwargs)
+        with stopwatch() as watch, precision, remembering(m, args, kwargs) as (args, kwargs):
             key_start, key_jitter, key_run = split(key, 3)
             start = find_start(key_start, m, args, kwargs, parameters)
             chains = sample(self, start, key_jitter, key_run, progress)
@@ -126,10 +119,6 @@ def sample(
     progress: Callable[[int, int, float], None] | None,
 ) -> Walk:
     """Run NUTS on z, u = centre + scale · z, all chains together or one after the other."""
-    centre, scale = jnp.asarray(start.centre, float), jnp.asarray(start.scale, float)
-
-    def potential(z: Any) -> jax.Array:
-        return -start.density(centre + scale * z)
 
     def value_and_grad(z: np.ndarray) -> tuple[Any, Any]:
         at = np.asarray(start.centre + start.scale * z)
@@ -139,12 +128,12 @@ def sample(
     points = overdispersed(key_jitter, start, settings.chains)
     keys = jax.random.split(key, settings.chains)
     if settings.chain_method == "vectorized":
-        return _walk(settings, start, potential, value_and_grad, keys, points, progress)
+        return walk(settings, start, value_and_grad, keys, points, progress)
     runs = []
     for chain in range(settings.chains):
         show = None if progress is None else functools.partial(_show_chain, progress, chain, settings.chains)
         one = slice(chain, chain + 1)
-        runs.append(_walk(settings, start, potential, value_and_grad, keys[one], points[one], show))
+        runs.append(walk(settings, start, value_and_grad, keys[one], points[one], show))
     names = runs[0].statistics
     return Walk(
         np.concatenate([run.z for run in runs]),
@@ -177,74 +166,6 @@ def overdispersed(key: jax.Array, start: Start, chains: int) -> np.ndarray:
             width /= 2
         points.append(width * direction)
     return np.stack(points)
-
-
-def _walk(
-    settings: MCMC,
-    start: Start,
-    potential: Callable[[Any], Any],
-    value_and_grad: Callable[[np.ndarray], tuple[Any, Any]],
-    keys: jax.Array,
-    points: np.ndarray,
-    progress: Callable[[int, int, float], None] | None,
-) -> Walk:
-    """Run chains from points (chain, p); a block of transitions is compiled once."""
-    from numpyro.infer import NUTS
-    from numpyro.infer.util import ParamInfo
-
-    size, number = points.shape[1], jnp.result_type(float)
-    dense = size <= DENSE
-    known = start.factor is not None and start.factor.shape[1] == size
-    inverse_mass = np.eye(size) if dense else np.ones(size)
-    if known and start.factor is not None:
-        relative = start.factor / start.scale[:, None]
-        covariance = relative @ relative.T
-        inverse_mass = covariance if dense else np.diag(covariance)
-    kernel = NUTS(
-        potential_fn=potential,
-        dense_mass=dense,
-        inverse_mass_matrix=np.asarray(inverse_mass, number),
-        target_accept_prob=settings.target_accept,
-        max_tree_depth=settings.max_tree_depth,
-    )
-    # The potential at the start is had from what the search has compiled; all else is one small program.
-    found = [value_and_grad(z) for z in points]
-    values, slopes = (np.asarray(np.stack(part), number) for part in zip(*found, strict=True))
-
-    def begin(keys: jax.Array, info: ParamInfo) -> Any:
-        state = kernel.init(keys, settings.warmup, info, (), {})
-        # One type from the first block on, so that one program serves them all.
-        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
-
-    state = briefly(begin, 0)(keys, ParamInfo(np.asarray(points, number), values, slopes))
-    length = block_length(settings.warmup, settings.draws)
-
-    def transition(state: Any, _: None) -> tuple[Any, dict[str, Any]]:
-        state = kernel.sample(state, (), {})
-        shown = {
-            "z": state.z,
-            "lp": -state.potential_energy,
-            "energy": state.energy,
-            "diverging": state.diverging,
-            "n_steps": state.num_steps,
-            "acceptance_rate": state.accept_prob,
-            "step_size": state.adapt_state.step_size,
-        }
-        return state, shown
-
-    work = start.posterior.numbers * len(points) * STEPS * (settings.warmup + settings.draws)
-    block = briefly(lambda state: jax.lax.scan(transition, state, None, length=length), work)
-    total = settings.warmup + settings.draws
-    kept = []
-    for done in range(length, total + 1, length):
-        state, shown = block(state)
-        if progress is not None:
-            progress(done, total, float(np.mean(np.asarray(shown["acceptance_rate"]))))
-        if done > settings.warmup:
-            kept.append(jax.tree.map(np.asarray, shown))
-    joined = {name: np.swapaxes(np.concatenate([part[name] for part in kept]), 0, 1) for name in kept[0]}
-    joined["tree_depth"] = np.ceil(np.log2(joined["n_steps"] + 1)).astype(int)
-    return Walk(joined.pop("z"), joined)
 
 
 def _log_joint(start: Start, u: np.ndarray, lp: np.ndarray) -> np.ndarray:

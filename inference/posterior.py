@@ -29,6 +29,7 @@ __all__ = [
     "in_batches",
     "log_likelihood_at",
     "observed",
+    "observed_values",
     "point_estimate",
     "pointwise",
     "prepared",
@@ -214,27 +215,31 @@ def observed(
     program: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Give the values of a program's observed sites, read off one trace of it."""
+    with matching_precision(args, dict(kwargs)):
+        # Compiled as one program, from which XLA drops the draws that no observed value needs.
+        values = functools.partial(observed_values, program, args, kwargs)
+        return jax.tree.map(np.asarray, briefly(values, 0)())
+
+
+def observed_values(
+    program: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give `observed` to whoever compiles it."""
     import numpyro
     from numpyro import handlers
 
     source = getattr(program, "program", program)
-
-    def values() -> dict[str, Any]:
-        # Continuous sites get any value of their support: a flat prior has no draws.
-        filled = handlers.substitute(source, substitute_fn=feasible)
-        with SteadyScan():
-            trace = handlers.trace(handlers.seed(filled, jax.random.key(0))).get_trace(*args, **kwargs)
-        return {
-            name: site["value"]
-            for name, site in trace.items()
-            if site["type"] == "sample"
-            and site["is_observed"]
-            and not isinstance(site["fn"], numpyro.distributions.Unit)
-        }
-
-    with matching_precision(args, dict(kwargs)):
-        # Compiled as one program, from which XLA drops the draws that no observed value needs.
-        return jax.tree.map(np.asarray, briefly(values, 0)())
+    # Continuous sites get any value of their support: a flat prior has no draws.
+    filled = handlers.substitute(source, substitute_fn=feasible)
+    with SteadyScan():
+        trace = handlers.trace(handlers.seed(filled, jax.random.key(0))).get_trace(*args, **kwargs)
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and not isinstance(site["fn"], numpyro.distributions.Unit)
+    }
 
 
 def log_likelihood_at(
@@ -274,7 +279,11 @@ def prepared(
     What lays them out as a DataTree, and what a reader must know of it (not yet said aloud).
     """
     log_likelihood, findings = pointwise(m, samples, args, kwargs) if likelihoods else (None, ())
-    data = observed(m, args, kwargs) if observed_data is None else dict(observed_data)
+    data: dict[str, np.ndarray] = dict(
+        shared("observed", m, args, kwargs, lambda: observed(m, args, kwargs))
+        if observed_data is None
+        else observed_data
+    )
     constant, attrs = record(getattr(m, "program", m), args, kwargs, data)
     tree = functools.partial(
         build,

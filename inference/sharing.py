@@ -3,6 +3,7 @@
 EM's Laplace, SVI and MCMC all want the same density, its gradient and its Hessian, and compiling them takes
 longer than the fits of a few hundred rows. Sharing is asked for, by `with sharing():`, and ends with the
 block: outside of one a program that reads something else than its arguments may change from call to call.
+From one run to the next `remembered.py` keeps what it has seen to be the same.
 """
 
 from __future__ import annotations
@@ -18,19 +19,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["call_of", "kept", "shared", "sharing"]
+__all__ = ["call_of", "kept", "shared", "sharing", "within"]
 
+_NOTHING = object()
 _SCOPE: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 
 
 @contextmanager
-def sharing() -> Iterator[None]:
-    """Open a block in which what `shared` makes is kept; a block within another shares with it."""
-    token = _SCOPE.set({} if _SCOPE.get() is None else _SCOPE.get())
+def sharing(scope: dict[Any, Any] | None = None) -> Iterator[None]:
+    """Open a block in which what `shared` makes is kept; a block within another shares with it.
+
+    Parameters
+    ----------
+    scope : where it is kept, if not with the block around or, where there is none, until the block's end.
+    """
+    if scope is None:
+        scope = {} if _SCOPE.get() is None else _SCOPE.get()
+    token = _SCOPE.set(scope)
     try:
         yield
     finally:
         _SCOPE.reset(token)
+
+
+def within() -> bool:
+    """Whether this is within `sharing`."""
+    return _SCOPE.get() is not None
 
 
 def shared(
@@ -59,8 +73,9 @@ def kept(key: Any, make: Callable[[], Any], arrays: Callable[[Any], Any] = lambd
     scope = _SCOPE.get()
     if scope is None:
         return make()
-    if key in scope:
-        return scope[key]
+    found = scope.get(key, _NOTHING)  # at once: another thread may let go of it
+    if found is not _NOTHING:
+        return found
     made = make()
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays(made))):
         scope[key] = made

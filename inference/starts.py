@@ -15,7 +15,8 @@ from triptych.inference.curvature import principal_factor
 from triptych.inference.effort import briefly, cells, normals, split
 from triptych.inference.laplace import LARGEST_HESSIAN, climb, find_mode
 from triptych.inference.precision import double_precision
-from triptych.inference.target import Target, target
+from triptych.inference.sharing import shared
+from triptych.inference.target import Target, target, unconstrained
 from triptych.inference.unconstrained import Coordinates
 from triptych.models.errors import InferenceWarning, InputError
 
@@ -88,7 +89,7 @@ def find_start(
     if missing:
         raise InputError(f"`parameters` has no {missing[0]!r}: give a value for every site.")
     given = {site: np.asarray(parameters[site]) for site in posterior.space.sites}
-    point = np.asarray(briefly(posterior.space.unconstrain, 0)(given), float)
+    point = np.asarray(unconstrained(posterior.space)(given), float)
     return around(key_mode, posterior, point)
 
 
@@ -197,13 +198,25 @@ def prior_points(
 
     A prior that cannot be drawn from (improper) gives unconstrained values in (−2, 2), as in NumPyro.
     """
+
+    def one(key: jax.Array) -> jax.Array:
+        return prior_draw(key, m, args, kwargs, space)
+
+    def make() -> Callable[[jax.Array], jax.Array]:
+        work = cells(args, kwargs) * count
+        return briefly(lambda key: jax.lax.map(one, jax.random.split(key, count)), work)
+
+    draw = shared(("prior points", count), m, args, kwargs, make)
+    return np.nan_to_num(np.asarray(draw(key)))
+
+
+def prior_draw(
+    key: jax.Array, m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], space: Coordinates
+) -> jax.Array:
+    """Draw parameters from the program's priors, (p,); may be traced."""
     from numpyro import handlers
     from numpyro.infer.initialization import init_to_sample
 
-    def one(key: jax.Array) -> jax.Array:
-        program = handlers.substitute(handlers.seed(m, key), substitute_fn=init_to_sample)
-        trace = handlers.trace(program).get_trace(*args, **kwargs)
-        return space.unconstrain({site: trace[site]["value"] for site in space.sites})
-
-    draw = briefly(lambda key: jax.lax.map(one, jax.random.split(key, count)), cells(args, kwargs) * count)
-    return np.nan_to_num(np.asarray(draw(key)))
+    program = handlers.substitute(handlers.seed(m, key), substitute_fn=init_to_sample)
+    trace = handlers.trace(program).get_trace(*args, **kwargs)
+    return space.unconstrain({site: trace[site]["value"] for site in space.sites})

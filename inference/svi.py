@@ -23,6 +23,7 @@ from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior import assemble, batch_size, log_likelihood_at, point_estimate
 from triptych.inference.precision import matching_precision
 from triptych.inference.program import Structure
+from triptych.inference.remembered import remembering
 from triptych.inference.schedule import Schedule
 from triptych.inference.starts import Start, best_of_climbs
 from triptych.inference.status import Finding, Status, say
@@ -114,7 +115,8 @@ class SVI:
         """
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
-        with stopwatch() as watch, matching_precision(args, kwargs):
+        precision = matching_precision(args, kwargs)
+        with stopwatch() as watch, precision, remembering(m, args, kwargs) as (args, kwargs):
             key_start, key_run, key_draws = split(key, 3)
             start = best_of_climbs(key_start, m, args, kwargs)
             problem = Problem.make(self, m, start, args, kwargs)

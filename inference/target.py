@@ -11,12 +11,12 @@ import numpy as np
 
 from triptych.inference.curvature import hessian
 from triptych.inference.effort import briefly, cells
-from triptych.inference.sharing import shared
+from triptych.inference.sharing import kept, shared
 from triptych.inference.sufficient import log_joint
 from triptych.inference.unconstrained import Coordinates, coordinates
 from triptych.models.errors import InputError
 
-__all__ = ["Target", "target", "target_of"]
+__all__ = ["Target", "target", "target_of", "unconstrained"]
 
 CLIMBING = 1000  # evaluations of the gradient, about
 HESSIANS = 5
@@ -55,6 +55,11 @@ def target(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, jacobian: 
         return target_of(space, log_joint(m, args, kwargs), cells(args, kwargs), jacobian=jacobian)
 
     return shared(("target", jacobian), m, args, kwargs, make)
+
+
+def unconstrained(space: Coordinates) -> Callable[[Mapping[str, Any]], jax.Array]:
+    """Give θ ↦ u of a change of variables, compiled once for all who ask within `sharing`."""
+    return kept(("unconstrain", space.unconstrain), lambda: briefly(space.unconstrain, 0))
 
 
 def target_of(

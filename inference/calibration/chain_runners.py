@@ -15,7 +15,8 @@ from triptych.inference.calibration.runners import Drawn, Runner, beginning, opt
 from triptych.inference.em import EM
 from triptych.inference.em.mixture import MixtureKernel
 from triptych.inference.gibbs.algorithm import INSTEAD, Gibbs, bound, conjugate_kernel, sample
-from triptych.inference.mcmc import DENSE, MCMC, overdispersed
+from triptych.inference.mcmc import MCMC, overdispersed
+from triptych.inference.nuts import DENSE
 
 __all__: list[str] = []  # registered with `runner`
 

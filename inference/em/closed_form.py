@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.em.family import Array
+from triptych.inference.em.small_matrices import WRITTEN_OUT, inverse
 
 __all__ = ["FORMS", "Form", "Gradient", "agrees", "forms_for", "solve"]
 
@@ -88,7 +88,7 @@ def _simplex() -> Form:
 
 def _covariance() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
-        return x, x @ _even(g) @ x
+        return x, _product(_product(x, _even(g)), x)
 
     return Form("log|Σ|, Σ⁻¹", 2, transform, lambda alpha, beta: -alpha / beta, lambda x: 1.7 * x)
 
@@ -97,15 +97,22 @@ def _precision() -> Form:
     def transform(x: Array, g: Array) -> tuple[Array, Array]:
         return _inverse(x), _even(g)
 
-    return Form("log|P|, P", 2, transform, lambda alpha, beta: -_inverse(alpha) * beta, lambda x: 1.7 * x)
+    return Form("log|P|, P", 2, transform, lambda alpha, beta: _inverse(-alpha) * beta, lambda x: 1.7 * x)
 
 
 def _even(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.swapaxes(-1, -2))
 
 
+def _product(first: Array, second: Array) -> Array:
+    """Give first · second, (…, D, D): written out where small, so that XLA joins it with its surroundings."""
+    if first.shape[-1] > WRITTEN_OUT:
+        return first @ second
+    return (first[..., :, :, None] * second[..., None, :, :]).sum(axis=-2)
+
+
 def _inverse(matrix: Array) -> Array:
-    return np.linalg.inv(matrix) if isinstance(matrix, np.ndarray) else jnp.linalg.inv(matrix)
+    return np.linalg.inv(matrix) if isinstance(matrix, np.ndarray) else inverse(matrix)[0]
 
 
 FORMS: dict[str, tuple[Form, ...]] = {

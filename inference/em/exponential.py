@@ -24,6 +24,7 @@ from jax.scipy.special import betaln, gammaln
 from numpyro.distributions.util import clamp_probs
 
 from triptych.inference.em.family import Array
+from triptych.inference.em.small_matrices import inverse_by_factors
 from triptych.models.distributions import BernoulliVector, GaussianVector
 
 __all__ = ["FAMILIES", "Exponential", "NotRecognisedError", "Peeled", "log_levels", "peel"]
@@ -86,27 +87,12 @@ def _normal(fn: Any, centres: tuple[Array, ...], scales: tuple[Array, ...]) -> A
 
 def _gaussian(fn: Any, centres: tuple[Array, ...], scales: tuple[Array, ...]) -> Any:
     """Give the normal's with P = (S Σ S)⁻¹ in place of 1/(σ scale)²."""
-    mean, root = (fn.loc - centres[0]) * scales[0], fn.scale_tril * scales[0][..., :, None]
-    inverse = _inverse(root)
-    precision = jnp.swapaxes(inverse, -1, -2) @ inverse
+    inverse, log_det = inverse_by_factors(jnp.asarray(fn.scale_tril))
+    mean = (fn.loc - centres[0]) * scales[0]
+    precision = inverse / scales[0][..., :, None] / scales[0][..., None, :]
     linear = jnp.sum(precision * mean[..., None, :], axis=-1)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(fn.scale_tril, axis1=-2, axis2=-1)), axis=-1)
-    constant = -0.5 * jnp.sum(linear * mean, axis=-1) - log_det - 0.5 * root.shape[-1] * LOG_2PI
+    constant = 0.5 * (log_det - jnp.sum(linear * mean, axis=-1) - mean.shape[-1] * LOG_2PI)
     return constant, (linear, -0.5 * precision)
-
-
-@jax.custom_jvp
-def _inverse(root: Array) -> Array:
-    """L⁻¹ of lower triangles (…, D, D); its derivative by products, which are quicker than solves."""
-    root = jnp.asarray(root)
-    identity = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
-    return jax.scipy.linalg.solve_triangular(root, identity, lower=True)
-
-
-@_inverse.defjvp
-def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    inverse = _inverse(*primals)
-    return inverse, -inverse @ jnp.tril(tangents[0]) @ inverse
 
 
 def _bernoulli_probs(fn: Any) -> Any:

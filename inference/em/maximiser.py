@@ -20,6 +20,7 @@ from triptych.inference.em.closed_form import Gradient, agrees, forms_for, solve
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.quadratic import newton, quadratic_shape
 from triptych.inference.em.quasi_newton import descend
+from triptych.inference.em.small_matrices import positive_definite
 from triptych.inference.unconstrained import Coordinates, coordinates
 
 __all__ = ["Block", "Expected", "maximise", "read_blocks"]
@@ -194,11 +195,9 @@ def _kept(proposal: Array, x: Array, support: Any) -> Array:
     """Give a maximum, or the old value where it is not finite or outside the support."""
     from numpyro.distributions import constraints
 
-    if support is constraints.positive_definite:  # has a Cholesky factor: cheaper than its eigenvalues
-        inside = jnp.isfinite(jnp.linalg.cholesky(proposal))
-    else:
-        inside = support(proposal)
-    return jnp.where(jnp.all(jnp.isfinite(proposal)) & jnp.all(inside), proposal, x)
+    # NumPyro's own answer is from the eigenvalues, which take longer.
+    within = positive_definite if support is constraints.positive_definite else support
+    return jnp.where(jnp.all(jnp.isfinite(proposal)) & jnp.all(within(proposal)), proposal, x)
 
 
 def _ascend(expected: Expected, parameters: Parameters, supports: Mapping[str, Any]) -> dict[str, Array]:

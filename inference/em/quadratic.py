@@ -18,6 +18,7 @@ from jax.custom_batching import custom_vmap
 
 from triptych.inference.em.closed_form import AGREEMENT, Gradient
 from triptych.inference.em.family import Array
+from triptych.inference.em.small_matrices import cholesky, solve
 
 __all__ = ["SHAPES", "newton", "quadratic_shape"]
 
@@ -64,15 +65,12 @@ def newton(gradient: Gradient, x: Array, shape: str, *, together: bool = False) 
 @custom_vmap
 def _step(negative: Array, g: Array) -> Array:
     """Give (−H)⁻¹ g, blocks (…, D, D) and (…, D): by Cholesky, where all are well conditioned; else pinv."""
-    factor = jnp.linalg.cholesky(negative)
-    diagonal = jnp.abs(jnp.diagonal(factor, axis1=-2, axis2=-1))
+    factor = cholesky(negative)
+    diagonal = jnp.sum(jnp.abs(factor) * np.eye(factor.shape[-1], dtype=factor.dtype), axis=-1)
     fine = jnp.min(diagonal, axis=-1) > CONDITION * jnp.max(diagonal, axis=-1)  # false where it is NaN
 
     def quick() -> Array:
-        half = jax.lax.linalg.triangular_solve(factor, g[..., None], left_side=True, lower=True)
-        return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[
-            ..., 0
-        ]
+        return solve(factor, g)
 
     def careful() -> Array:
         return jnp.einsum("...ij,...j->...i", jnp.linalg.pinv(negative, hermitian=True), g)

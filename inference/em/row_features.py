@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.em.family import Array
+from triptych.inference.em.small_matrices import WRITTEN_OUT
 
 __all__ = ["Piece", "RowFamily", "statistics_of"]
 
@@ -34,8 +35,13 @@ class Piece(NamedTuple):
     def coefficients(self, values: Array) -> Array:
         """Give coefficients as one axis: (…, D, D) symmetric for "outer", (…, D, levels) for "codes"."""
         if self.kind == "outer":
-            first, second = np.triu_indices(self.stop - self.start)
-            return values[..., first, second] * np.where(first == second, 1.0, 2.0)
+            count = self.stop - self.start
+            first, second = np.triu_indices(count)
+            if count <= WRITTEN_OUT:  # slices, whose transpose in a gradient is no scatter
+                upper = jnp.concatenate([values[..., i, i:] for i in range(count)], axis=-1)
+            else:
+                upper = values[..., first, second]
+            return upper * np.where(first == second, 1.0, 2.0)
         if self.kind == "codes":
             return jnp.reshape(values, (*values.shape[:-2], self.width))
         return values

@@ -2,7 +2,8 @@
 
 An enumerated latent is the constant (0, …, K − 1), of shape (K, 1), and programs index by it. XLA keeps the
 gather, and turns its transpose in a gradient into a loop over K. Here integers that hang on no input are
-worked out while a program is traced, and a gather by all indices in their order becomes a reshape.
+worked out while a program is traced, and a gather by all indices in their order becomes a reshape. Cholesky
+factors of small matrices, which NumPyro takes of a covariance by LAPACK, are written out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import jax
 import jax.core
 import numpy as np
 from jax.extend.core import Literal
+
+from triptych.inference.em.small_matrices import WRITTEN_OUT, cholesky
 
 __all__ = ["unindexed"]
 
@@ -74,6 +77,8 @@ def _simpler(equation: Any, values: Sequence[Any]) -> list[Any] | None:
         inner = parameters["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, values)
     out = equation.outvars[0].aval
+    if name == "cholesky":
+        return [cholesky(values[0])] if out.shape[-1] <= WRITTEN_OUT else None
     if name == "gather" and isinstance(values[1], np.ndarray):
         whole = _takes_all(parameters, np.shape(values[0]), values[1], out.shape)
         return [values[0].reshape(out.shape)] if whole else None

@@ -422,3 +422,25 @@ def test_a_bootstrap_of_a_folded_program_is_that_of_the_enumerated_one(
     theirs = triptych.bootstrap(em, key, x, replicates=6, fit=fit)
     for site, value in theirs.draws.items():
         np.testing.assert_allclose(mine.draws[site], value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_of_small_covariances_calls_no_lapack() -> None:
+    """But for the pseudoinverse beside the Newton step, taken where that step is badly conditioned."""
+
+    def program(x: Any) -> None:
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+        with numpyro.plate("components", 2):
+            means = jnp.asarray(numpyro.sample("means", dist.Normal(0.0, 9.0).expand([2]).to_event(1)))
+            covariances = jnp.asarray(numpyro.sample("covariances", dist.InverseWishart(4.0, jnp.eye(2))))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            numpyro.sample("x", dist.MultivariateNormal(means[z], covariances[z]), obs=x)
+
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(40, 2))
+        kernel = derive(program, Call((x,), {}, None, "mle", "em"))
+        theta = {"weights": np.full(2, 0.5), "means": x[:2], "covariances": np.tile(np.eye(2), (2, 1, 1))}
+        step = jax.jit(lambda problem, theta: problem.step(theta))
+        text = step.lower(kernel.problem, kernel.inward(theta)).as_text()
+    assert "potrf" not in text
+    assert "trsm" not in text

@@ -1,6 +1,7 @@
 """Small matrices written out, against LAPACK: any size on either side of the limit, and what is no factor."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,13 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from triptych.inference.em import EM
-from triptych.inference.em.small_matrices import WRITTEN_OUT, inverse, positive_definite
+from triptych.inference.em.small_matrices import (
+    WRITTEN_OUT,
+    inverse,
+    inverse_by_factors,
+    positive_definite,
+    solve,
+)
 from triptych.models import GaussianMixture
 
 
@@ -27,6 +34,18 @@ def test_inverses_are_those_of_lapack(size, seed, unit):
     identity = np.broadcast_to(np.eye(size), matrices.shape)
     assert np.all(np.abs(inverses @ matrices - identity) <= 1e-14 * condition * size)
     np.testing.assert_allclose(log_det, -np.linalg.slogdet(matrices)[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", range(1, WRITTEN_OUT + 2))
+def test_factors_invert_and_solve(size):
+    matrices, vectors = positive(size, 2), np.random.default_rng(0).normal(size=(5, size))
+    with jax.enable_x64(True):
+        factors = jnp.linalg.cholesky(matrices)
+        inverses, log_det = inverse_by_factors(factors)
+        solved = solve(factors, vectors)
+    np.testing.assert_allclose(inverses, np.linalg.inv(matrices), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(log_det, -np.linalg.slogdet(matrices)[1], rtol=1e-9)
+    np.testing.assert_allclose(solved, np.linalg.solve(matrices, vectors[..., None])[..., 0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", range(1, WRITTEN_OUT + 2))
