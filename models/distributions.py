@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.special import multigammaln
 from numpyro.distributions import Distribution, constraints
 
 from triptych.models.errors import InputError
+from triptych.models.matrices import inverse, inverse_by_factors, inverse_of_factors
 
 __all__ = ["BernoulliVector", "CovariancePrior", "Flat", "GaussianVector", "NormalVector", "draw"]
 
@@ -106,8 +108,10 @@ class BernoulliVector(Distribution):
 class CovariancePrior(dist.InverseWishart):
     """NumPyro's inverse Wishart, whose scale is known to be one, and with a cheaper look at the value.
 
+        log p(Σ) = ν/2 log|Λ| − (ν + D + 1)/2 log|Σ| − ½ tr(Λ Σ⁻¹) − νD/2 log 2 − log Γ_D(ν/2)
+
     NumPyro takes the value's eigenvalues each time that the density is asked for, and its gradient; whether
-    it is positive definite is seen from the Cholesky factor that the density has to take anyway.
+    it is positive definite is seen from the inverse that the density has to take anyway.
     """
 
     def __init__(self, degrees_of_freedom: Any, scale: Any) -> None:
@@ -115,9 +119,18 @@ class CovariancePrior(dist.InverseWishart):
 
     def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> jax.Array:
         """Give log p(Σ), nats: −∞ where Σ is not symmetric and positive definite."""
-        density = jnp.asarray(super().log_prob(value, intermediates))
+        del intermediates
+        value, root = jnp.asarray(value), jnp.asarray(self.base_dist.scale_tril)
+        nu, size = self.base_dist.concentration, value.shape[-1]
+        precision, log_det = inverse(value)
+        spread = root @ jnp.swapaxes(root, -2, -1)
+        normaliser = nu * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
+        normaliser -= nu * size / 2 * jnp.log(2.0) + multigammaln(nu / 2, size)
+        density = (
+            normaliser + (nu + size + 1) / 2 * log_det - 0.5 * jnp.sum(precision * spread, axis=(-2, -1))
+        )
         symmetric = jnp.all(jnp.isclose(value, jnp.swapaxes(value, -2, -1)), axis=(-2, -1))
-        return jnp.where(symmetric & ~jnp.isnan(density), density, -jnp.inf)
+        return jnp.where(symmetric & jnp.isfinite(log_det), density, -jnp.inf)
 
 
 def _table(features: jax.Array, coefficients: jax.Array, constant: jax.Array) -> jax.Array:
@@ -181,13 +194,11 @@ class GaussianVector(dist.MultivariateNormal):
         """Give log p(x) = −½ |L⁻¹ (x − μ)|² − log|L| − ½ D log 2π, nats."""
         root, loc, value = jnp.asarray(self.scale_tril), jnp.asarray(self.loc), jnp.asarray(value)
         size = root.shape[-1]
-        identity = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
-        inverse = jax.scipy.linalg.solve_triangular(root, identity, lower=True)
         rows = value.ndim == 2 and loc.ndim > 2 and loc.shape[-2] == 1 and root.shape[-3] == 1
         # Squares of the rows: fewer than rows × components × columns, and in float64 they do not cancel.
         if rows and value.dtype == jnp.float64 and size < 2 * math.prod(root.shape[:-3]):
-            return self._by_squares(value, loc[..., 0, :], inverse[..., 0, :, :])
-        difference = value - loc
+            return self._by_squares(value, loc[..., 0, :], root[..., 0, :, :])
+        inverse, difference = inverse_of_factors(root), value - loc
         if inverse.ndim > 2 and inverse.shape[-3] == 1 and difference.ndim > 1:
             standard = difference @ jnp.swapaxes(inverse[..., 0, :, :], -1, -2)
         else:
@@ -195,17 +206,15 @@ class GaussianVector(dist.MultivariateNormal):
         log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
         return -0.5 * jnp.sum(standard**2, axis=-1) - log_det - 0.5 * size * jnp.log(2.0 * jnp.pi)
 
-    def _by_squares(self, value: jax.Array, loc: jax.Array, inverse: jax.Array) -> jax.Array:
+    def _by_squares(self, value: jax.Array, loc: jax.Array, root: jax.Array) -> jax.Array:
         """Give log p of rows (N, D) as a product of y_i y_j, y with the natural parameters, y = x − c."""
         size, centre = value.shape[-1], _centre(value)
-        batch = jnp.broadcast_shapes(loc.shape[:-1], inverse.shape[:-2])
-        inverse = jnp.broadcast_to(inverse, (*batch, size, size))
+        batch = jnp.broadcast_shapes(loc.shape[:-1], root.shape[:-2])
+        precision, log_det = inverse_by_factors(root)
+        precision = jnp.broadcast_to(precision, (*batch, size, size))
         rows, mean = value - centre, jnp.broadcast_to(loc, (*batch, size)) - centre
-        precision = jnp.swapaxes(inverse, -1, -2) @ inverse
         linear = jnp.einsum("...de,...e->...d", precision, mean)
-        # |diag L⁻¹|: the factor of a Cholesky decomposition has a positive diagonal.
-        log_det = -jnp.sum(jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)), axis=-1)
-        constant = -0.5 * jnp.sum(linear * mean, axis=-1) - log_det - 0.5 * size * jnp.log(2.0 * jnp.pi)
+        constant = 0.5 * (log_det - jnp.sum(linear * mean, axis=-1) - size * jnp.log(2.0 * jnp.pi))
         first, second = np.triu_indices(size)
         squares = jnp.concatenate([rows[:, i : i + 1] * rows[:, i:] for i in range(size)], axis=1)
         coefficients = precision[..., first, second] * np.where(first == second, -0.5, -1.0)

@@ -18,6 +18,7 @@ from triptych.models import hyperparameters, validation
 from triptych.models.distributions import CovariancePrior, GaussianVector, NormalVector, draw
 from triptych.models.errors import InputError
 from triptych.models.gaussian_prior import GaussianMixturePrior
+from triptych.models.matrices import cholesky
 from triptych.models.missing import Blocks, DiagonalNormalWithMissing, NormalWithMissing, blocks_of, moments
 from triptych.models.simulation import simulate
 from triptych.models.validation import as_float, float64_unless_traced, table_shape
@@ -279,7 +280,7 @@ class GaussianMixture:
     def _roots(self, covariances: jax.Array) -> jax.Array:
         """Give standard deviations, (K, 1) or (K, D), or Cholesky factors, (K, D, D) or (D, D)."""
         if self.covariance in ("full", "tied"):
-            return jnp.linalg.cholesky(covariances)
+            return cholesky(covariances)
         roots = jnp.sqrt(covariances)
         return roots[..., None] if self.covariance == "spherical" else roots
 

@@ -1,27 +1,151 @@
-"""Many small positive definite matrices inverted at once, in plain array operations."""
+"""Small symmetric positive definite matrices, many at once, in plain array operations.
+
+Of up to three columns the formulas of Cholesky are written out and run over all the matrices side by side;
+larger ones are inverted by sweeping. Not by LAPACK: on the CPU XLA calls it once a matrix, which costs more
+than the arithmetic, and jaxlib up to 0.10 hands large stacks to the threads that may be waiting for them, so
+that two at a time can wait for ever.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-__all__ = ["inverse"]
+__all__ = [
+    "WRITTEN_OUT",
+    "cholesky",
+    "inverse",
+    "inverse_by_factors",
+    "inverse_of_factors",
+    "positive_definite",
+    "solve",
+]
 
-UNROLLED = 8  # columns up to which the loop is written out
+Array = jax.Array | np.ndarray
+WRITTEN_OUT = 3  # columns at most
+UNROLLED = 8  # columns up to which the loop of sweeps is written out
+Rows = list[list[Array]]  # of a triangle: rows[i][j], j ≤ i, each with the batch's shape
+
+
+def cholesky(matrices: Array) -> jax.Array:
+    """Lower factors of positive definite matrices (…, D, D); NaN somewhere in the factor of any other."""
+    if matrices.shape[-1] > WRITTEN_OUT:
+        return jnp.linalg.cholesky(matrices)
+    return _square(_factor(matrices))
+
+
+def positive_definite(matrices: Array) -> jax.Array:
+    """Say of symmetric matrices (…, D, D) whether each is positive definite, (…,)."""
+    if matrices.shape[-1] > WRITTEN_OUT:
+        return jnp.isfinite(inverse(matrices)[1])
+    return jnp.isfinite(_factor(matrices)[-1][-1])
+
+
+def inverse(matrices: Array) -> tuple[jax.Array, jax.Array]:
+    """Invert positive definite matrices (…, D, D), and give the log-determinants (…,) of the inverses.
+
+    The log-determinant of one that is not positive definite is not finite.
+    """
+    if matrices.shape[-1] > WRITTEN_OUT:
+        return _swept(matrices)
+    return _squared(_inverted(_factor(matrices)))
+
+
+def inverse_by_factors(factors: Array) -> tuple[jax.Array, jax.Array]:
+    """Give P = (L Lᵀ)⁻¹ of lower triangles L (…, D, D), and log|P|, (…)."""
+    if factors.shape[-1] > WRITTEN_OUT:
+        half = _solved(factors)
+        log_det = -2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+        return jnp.swapaxes(half, -2, -1) @ half, log_det
+    return _squared(_inverted(_rows(factors)))
+
+
+def inverse_of_factors(factors: Array) -> jax.Array:
+    """Give L⁻¹ of lower triangles L (…, D, D)."""
+    if factors.shape[-1] > WRITTEN_OUT:
+        return _solved(factors)
+    return _square(_inverted(_rows(factors)))
+
+
+def solve(factors: Array, vectors: Array) -> jax.Array:
+    """Give (L Lᵀ)⁻¹ v of lower triangles L (…, D, D) and vectors v (…, D)."""
+    size = factors.shape[-1]
+    if size > WRITTEN_OUT:
+        half = _solved(factors)
+        return jnp.einsum("...ji,...jk,...k->...i", half, half, vectors)
+    half = _inverted(_rows(factors))
+    once = [_dot((row[j], vectors[..., j]) for j in range(i + 1)) for i, row in enumerate(half)]
+    return jnp.stack([_dot((half[i][j], once[i]) for i in range(j, size)) for j in range(size)], axis=-1)
 
 
 @jax.custom_jvp
-def inverse(matrices: Any) -> tuple[jax.Array, jax.Array]:
-    """Invert positive definite matrices (…, D, D); also the log-determinants (…,) of the inverses.
+def _solved(factors: Array) -> jax.Array:
+    """L⁻¹ by LAPACK; its derivative by products, which are quicker than solves."""
+    identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
+    return jax.scipy.linalg.solve_triangular(factors, identity, lower=True)
 
-    By sweeping each column in turn (Gauss–Jordan on a symmetric matrix), all matrices of a batch together.
-    Not by LAPACK: on the CPU XLA calls it once a matrix, and from JAX 0.10 on it hands large batches to the
-    threads that may be waiting for them, so that two triangular solves at a time can wait for ever. The
-    derivatives need products alone: dA⁻¹ = −A⁻¹ dA A⁻¹, d log |A⁻¹| = −tr(A⁻¹ dA). NaN where a matrix is not
-    positive definite.
+
+@_solved.defjvp
+def _solved_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[jax.Array, jax.Array]:
+    half = _solved(*primals)
+    return half, -half @ jnp.tril(tangents[0]) @ half
+
+
+def _squared(half: Rows) -> tuple[jax.Array, jax.Array]:
+    """Give (L⁻¹)ᵀ L⁻¹ and its log-determinant: entry (i, j), i ≥ j, sums over the rows from i on."""
+    size = len(half)
+    products = [[_dot([(row[i], row[j]) for row in half[i:]]) for j in range(i + 1)] for i in range(size)]
+    mirrored = [[products[max(i, j)][min(i, j)] for j in range(size)] for i in range(size)]
+    log_det = 2.0 * sum(jnp.log(half[i][i]) for i in range(size))
+    return _stacked(mirrored), jnp.asarray(log_det)
+
+
+def _rows(triangles: Array) -> Rows:
+    return [[triangles[..., i, j] for j in range(i + 1)] for i in range(triangles.shape[-1])]
+
+
+def _factor(matrices: Array) -> Rows:
+    rows: Rows = []
+    for i in range(matrices.shape[-1]):
+        row: list[Array] = []
+        for j in range(i):
+            row.append((matrices[..., i, j] - _dot(zip(row, rows[j], strict=False))) / rows[j][j])
+        pivot = matrices[..., i, i] - _dot([(each, each) for each in row])
+        rows.append([*row, jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan))])
+    return rows
+
+
+def _inverted(rows: Rows) -> Rows:
+    found: Rows = []
+    for i, row in enumerate(rows):
+        below = [-_dot((row[k], found[k][j]) for k in range(j, i)) / row[i] for j in range(i)]
+        found.append([*below, 1.0 / row[i]])
+    return found
+
+
+def _dot(pairs: Iterable[tuple[Array, Array]]) -> Any:
+    return sum((a * b for a, b in pairs), start=0.0)
+
+
+def _square(rows: Rows) -> jax.Array:
+    zero = jnp.zeros_like(rows[0][0])
+    return _stacked([[*row, *[zero] * (len(rows) - len(row))] for row in rows])
+
+
+def _stacked(rows: Rows) -> jax.Array:
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+@jax.custom_jvp
+def _swept(matrices: Array) -> tuple[jax.Array, jax.Array]:
+    """Invert by sweeping each column in turn (Gauss–Jordan on a symmetric matrix), all matrices together.
+
+    The derivatives need products alone: dA⁻¹ = −A⁻¹ dA A⁻¹, d log |A⁻¹| = −tr(A⁻¹ dA).
     """
     size = matrices.shape[-1]
     swept, log_det = jnp.asarray(matrices), jnp.zeros(matrices.shape[:-2], matrices.dtype)
@@ -33,10 +157,10 @@ def inverse(matrices: Any) -> tuple[jax.Array, jax.Array]:
     return -swept, log_det
 
 
-@inverse.defjvp
-def _inverse_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+@_swept.defjvp
+def _swept_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
     (matrices,), (change,) = primals, tangents
-    inverted, log_det = inverse(matrices)
+    inverted, log_det = _swept(matrices)
     moved = inverted @ change
     return (inverted, log_det), (-moved @ inverted, -jnp.trace(moved, axis1=-2, axis2=-1))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln, digamma, gammaln, multigammaln
 
 from triptych.inference.em.family import Array
-from triptych.inference.em.small_matrices import inverse
+from triptych.models.matrices import inverse
 
 __all__ = ["beta", "dirichlet", "expected_log_det", "expected_log_weights", "gamma", "wishart"]
 

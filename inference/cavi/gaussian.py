@@ -20,8 +20,8 @@ from numpyro.distributions import constraints
 from triptych.inference.cavi import divergences
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper
-from triptych.inference.em.small_matrices import inverse
 from triptych.inference.gibbs.gaussian import NormalInverseWishart, draw, log_density, posterior
+from triptych.models.matrices import inverse
 
 __all__ = ["admit", "divergence", "draw", "log_density", "means", "natural", "of", "posterior", "supports"]
 

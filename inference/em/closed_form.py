@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from triptych.inference.em.family import Array
-from triptych.inference.em.small_matrices import WRITTEN_OUT, inverse
+from triptych.models.matrices import WRITTEN_OUT, inverse
 
 __all__ = ["FORMS", "Form", "Gradient", "agrees", "forms_for", "solve"]
 

@@ -24,8 +24,8 @@ from jax.scipy.special import betaln, gammaln
 from numpyro.distributions.util import clamp_probs
 
 from triptych.inference.em.family import Array
-from triptych.inference.em.small_matrices import inverse_by_factors
 from triptych.models.distributions import BernoulliVector, GaussianVector
+from triptych.models.matrices import inverse_by_factors
 
 __all__ = ["FAMILIES", "Exponential", "NotRecognisedError", "Peeled", "log_levels", "peel"]
 

@@ -22,7 +22,7 @@ from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
-from triptych.inference.em.small_matrices import inverse, positive_definite
+from triptych.models.matrices import inverse, positive_definite
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 

@@ -20,8 +20,8 @@ from triptych.inference.em.closed_form import Gradient, agrees, forms_for, solve
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.quadratic import newton, quadratic_shape
 from triptych.inference.em.quasi_newton import descend
-from triptych.inference.em.small_matrices import positive_definite
 from triptych.inference.unconstrained import Coordinates, coordinates
+from triptych.models.matrices import positive_definite
 
 __all__ = ["Block", "Expected", "maximise", "read_blocks"]
 

@@ -18,7 +18,7 @@ from jax.custom_batching import custom_vmap
 
 from triptych.inference.em.closed_form import AGREEMENT, Gradient
 from triptych.inference.em.family import Array
-from triptych.inference.em.small_matrices import cholesky, solve
+from triptych.models.matrices import cholesky, solve
 
 __all__ = ["SHAPES", "newton", "quadratic_shape"]
 

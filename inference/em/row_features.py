@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.em.family import Array
-from triptych.inference.em.small_matrices import WRITTEN_OUT
+from triptych.models.matrices import WRITTEN_OUT
 
 __all__ = ["Piece", "RowFamily", "statistics_of"]
 

@@ -16,7 +16,7 @@ import jax.core
 import numpy as np
 from jax.extend.core import Literal
 
-from triptych.inference.em.small_matrices import WRITTEN_OUT, cholesky
+from triptych.models.matrices import WRITTEN_OUT, cholesky
 
 __all__ = ["unindexed"]
 

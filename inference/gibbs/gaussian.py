@@ -25,7 +25,7 @@ from jax.scipy.special import gammaln, multigammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper, symmetric
-from triptych.inference.em.small_matrices import inverse
+from triptych.models.matrices import inverse
 
 __all__ = ["NormalInverseWishart", "draw", "log_density", "posterior"]
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from triptych.inference.em import EM
-from triptych.inference.em.small_matrices import (
+from triptych.models import GaussianMixture
+from triptych.models.matrices import (
     WRITTEN_OUT,
     inverse,
     inverse_by_factors,
     positive_definite,
     solve,
 )
-from triptych.models import GaussianMixture
 
 
 def positive(size: int, seed: int, batch: tuple[int, ...] = (5,)) -> np.ndarray:
