@@ -126,9 +126,8 @@ class CovariancePrior(dist.InverseWishart):
         spread = root @ jnp.swapaxes(root, -2, -1)
         normaliser = nu * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
         normaliser -= nu * size / 2 * jnp.log(2.0) + multigammaln(nu / 2, size)
-        density = (
-            normaliser + (nu + size + 1) / 2 * log_det - 0.5 * jnp.sum(precision * spread, axis=(-2, -1))
-        )
+        trace = jnp.sum(precision * spread, axis=(-2, -1))
+        density = normaliser + (nu + size + 1) / 2 * log_det - trace / 2
         symmetric = jnp.all(jnp.isclose(value, jnp.swapaxes(value, -2, -1)), axis=(-2, -1))
         return jnp.where(symmetric & jnp.isfinite(log_det), density, -jnp.inf)
 
