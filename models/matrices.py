@@ -142,6 +142,7 @@ def _stacked(rows: Rows) -> jax.Array:
 
 
 @jax.custom_jvp
+@jax.jit  # one program for whoever runs it operation by operation
 def _swept(matrices: Array) -> tuple[jax.Array, jax.Array]:
     """Invert by sweeping each column in turn (Gauss–Jordan on a symmetric matrix), all matrices together.
 
