@@ -128,7 +128,7 @@ def _posteriors(table: dict[str, Job], rounds: Callable[[float], Rounds]) -> Non
         problem = problems[name]
         table[f"svi-elbo-{name}"] = lambda problem=problem: guides.to_same_elbo(problem(), rounds(40))
     table["nuts-numpyro-faithful"] = lambda: sampling.against_numpyro(
-        "Old Faithful", faithful(), 2, 5, rounds(60), Length(300, 1000), Length(300, 1000)
+        "Old Faithful", faithful(), 2, 5, rounds(150), Length(300, 1000), Length(300, 1000)
     )
     large = (10_000, 5, 4)
     table["nuts-numpyro-10000"] = lambda: sampling.against_numpyro(
