@@ -3,7 +3,7 @@
 Of up to three columns the formulas of Cholesky are written out and run over all the matrices side by side;
 larger ones are inverted by sweeping. Not by LAPACK: on the CPU XLA calls it once a matrix, which costs more
 than the arithmetic, and jaxlib up to 0.10 hands large stacks to the threads that may be waiting for them, so
-that two at a time can wait for ever.
+that two at a time can wait for ever. Only the factors of larger ones, and their inverses, are still LAPACK's.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ __all__ = [
 NARROW = 32  # numbers a row of T(x) and the table together
 PLAIN_ROWS = 2048  # at least, a chunk, where T(x) is the row: nothing is made that a cache should hold
 CHUNK_BYTES = 2**22  # T(x) and the table of one chunk stay near the cores; measured best at 2 to 8 MiB
-DEVICE_BYTES = 2**27  # the same on an accelerator, which a small chunk would not fill
+DEVICE_BYTES = 2**27  # the same on a GPU, which a small chunk would not fill
 DEVICE_BLOCKS = 128  # parts of a chunk, side by side: a sum over all its rows would keep few cores busy
 
 
@@ -226,7 +226,7 @@ def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None
 
 
 def chunk_rows(family: Family, itemsize: int) -> int:
-    """Rows a chunk, so that its features and its table fit the cache, or fill an accelerator."""
+    """Rows a chunk, so that its features and its table fit the cache, or fill a GPU."""
     width = family.feature_count + 2 * family.components
     if jax.default_backend() != "cpu":
         return DEVICE_BLOCKS * max(1, DEVICE_BYTES // (width * itemsize) // DEVICE_BLOCKS)

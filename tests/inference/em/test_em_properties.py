@@ -164,7 +164,7 @@ def test_float32_rows_give_the_float64_answer() -> None:
 def test_memory_does_not_grow_with_rows_times_components() -> None:
     """The compiled step's temporaries stay the same from 20 000 to 80 000 rows of 32 components."""
     if jax.default_backend() != "cpu":
-        pytest.skip("a chunk of an accelerator is larger than these data")
+        pytest.skip("a chunk of a GPU is larger than these data")
     sizes = []
     for rows in (20_000, 80_000):
         x = np.random.default_rng(0).normal(size=(rows, 4))

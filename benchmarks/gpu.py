@@ -1,11 +1,11 @@
-"""EM iterations on the accelerator that JAX finds, against scikit-learn and pomegranate on the same card.
+"""EM iterations on the GPU that JAX finds, against scikit-learn and pomegranate on the same card.
 
-    SCIPY_ARRAY_API=1 python benchmarks/accelerator.py [--repeats 5] [--small] [--into docs/accelerator.md]
+    SCIPY_ARRAY_API=1 python benchmarks/gpu.py [--repeats 5] [--small] [--into docs/gpu.md]
 
 scikit-learn computes there through its array API, on PyTorch's tensors; pomegranate is PyTorch's. The sides
 alternate; an iteration is timed as the difference of fits of many and of one step, and what the card's own
 matrix product does is measured in the same run, in full precision on both sides (no TF32). Answers are
-compared before anything is timed. Without an accelerator it runs on the CPU, which `--small` makes a check of
+compared before anything is timed. Without a GPU it runs on the CPU, which `--small` makes a check of
 this script.
 """
 
@@ -243,7 +243,7 @@ def bernoulli_alone(case: Case, repeats: int) -> str:
 
 
 def whole_fit(size: tuple[int, int, int]) -> str:
-    """Fit on the accelerator and on the CPU; say how far the answers are apart."""
+    """Fit on the GPU and on the CPU; say how far the answers are apart."""
     x = gaussian_case(*size, np.float64, "diagonal").x
     method = triptych.EM(triptych.GaussianMixture(size[2], covariance="diagonal"))
     found = []
@@ -259,17 +259,17 @@ def whole_fit(size: tuple[int, int, int]) -> str:
 
 
 def card_name() -> str:
-    """Name the accelerator."""
+    """Name the GPU."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 HEAD = """\
-# On an accelerator
+# On a GPU
 
-Written by `SCIPY_ARRAY_API=1 python benchmarks/accelerator.py --into docs/accelerator.md` (peers as for
-`make bench`, JAX and PyTorch built for the accelerator), last on one {card}. Versions: {versions}.
+Written by `SCIPY_ARRAY_API=1 python benchmarks/gpu.py --into docs/gpu.md` (peers as for
+`make bench`, JAX and PyTorch built for the GPU), last on one {card}. Versions: {versions}.
 
 One EM iteration of triptych against the peer's, both on the same card and the same data, in turns: medians,
 and the ratio of each round (least to most, and how many), above 1 where triptych is ahead. scikit-learn
