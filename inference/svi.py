@@ -211,8 +211,11 @@ def optimise(
         if schedule.update(np.concatenate(trace)):
             status = Status.STEP_LIMIT if schedule.cut else Status.CONVERGED
             break
+    # One program rather than one for each operation; but NumPyro's function is a new one for each `init`, so
+    # where a block serves many data sets the operations, compiled once for all, are the fewer.
+    constrain = briefly(svi.constrain_fn, 0) if block is None else svi.constrain_fn
     # NumPy's, which NumPyro checks by NumPy: of JAX's it would compile each step of the check.
-    parameters = jax.tree.map(np.asarray, briefly(svi.constrain_fn, 0)(average))
+    parameters = jax.tree.map(np.asarray, constrain(average))
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
 
 
