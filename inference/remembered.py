@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from triptych.inference.effort import cells
 from triptych.inference.sharing import call_of, sharing, within
 
-__all__ = ["fingerprint", "remembering"]
+__all__ = ["LARGEST", "digest", "fingerprint", "remembering"]
 
 CALLS = 4  # of programs on data that are remembered, the last ones
 PARTS = 64  # compiled functions and the like of each
@@ -129,6 +129,10 @@ def fingerprint(m: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
             observed_values(m, args, kwargs),
         )
 
-    lowered = jax.jit(asked).lower(jax.random.key(0), np.zeros(goal.space.size, jnp.result_type(float)))
-    text = f"{m.structure(*args, **kwargs)!r}\n{lowered.as_text()}"
+    return digest(m.structure(*args, **kwargs), asked, jax.random.key(0), np.zeros(goal.space.size))
+
+
+def digest(structure: Any, function: Callable[..., Any], *at: Any) -> str:
+    """Give a digest of a program's sites and of a function of it, as XLA is told it, constants and all."""
+    text = f"{structure!r}\n{jax.jit(function).lower(*at).as_text()}"
     return hashlib.sha256(text.encode()).hexdigest()

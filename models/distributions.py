@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import multigammaln
 from numpyro.distributions import Distribution, constraints
 
 from triptych.models.errors import InputError
-from triptych.models.matrices import inverse, inverse_by_factors, inverse_of_factors
+from triptych.models.matrices import inverse, inverse_by_factors, inverse_of_factors, log_inverse_wishart
 
 __all__ = ["BernoulliVector", "CovariancePrior", "Flat", "GaussianVector", "NormalVector", "draw"]
 
@@ -108,8 +107,6 @@ class BernoulliVector(Distribution):
 class CovariancePrior(dist.InverseWishart):
     """NumPyro's inverse Wishart, whose scale is known to be one, and with a cheaper look at the value.
 
-        log p(Σ) = ν/2 log|Λ| − (ν + D + 1)/2 log|Σ| − ½ tr(Λ Σ⁻¹) − νD/2 log 2 − log Γ_D(ν/2)
-
     NumPyro takes the value's eigenvalues each time that the density is asked for, and its gradient; whether
     it is positive definite is seen from the inverse that the density has to take anyway.
     """
@@ -121,13 +118,11 @@ class CovariancePrior(dist.InverseWishart):
         """Give log p(Σ), nats: −∞ where Σ is not symmetric and positive definite."""
         del intermediates
         value, root = jnp.asarray(value), jnp.asarray(self.base_dist.scale_tril)
-        nu, size = self.base_dist.concentration, value.shape[-1]
-        precision, log_det = inverse(value)
+        precisions, log_det = inverse(value)
         spread = root @ jnp.swapaxes(root, -2, -1)
-        normaliser = nu * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
-        normaliser -= nu * size / 2 * jnp.log(2.0) + multigammaln(nu / 2, size)
-        trace = jnp.sum(precision * spread, axis=(-2, -1))
-        density = normaliser + (nu + size + 1) / 2 * log_det - trace / 2
+        of_spread = 2.0 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
+        nu = self.base_dist.concentration
+        density = log_inverse_wishart(precisions, log_det, nu, spread, of_spread)
         symmetric = jnp.all(jnp.isclose(value, jnp.swapaxes(value, -2, -1)), axis=(-2, -1))
         return jnp.where(symmetric & jnp.isfinite(log_det), density, -jnp.inf)
 

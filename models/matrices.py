@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.special import multigammaln
 
 __all__ = [
     "WRITTEN_OUT",
@@ -22,6 +23,7 @@ __all__ = [
     "inverse",
     "inverse_by_factors",
     "inverse_of_factors",
+    "log_inverse_wishart",
     "positive_definite",
     "solve",
 ]
@@ -81,6 +83,27 @@ def solve(factors: Array, vectors: Array) -> jax.Array:
     half = _inverted(_rows(factors))
     once = [_dot((row[j], vectors[..., j]) for j in range(i + 1)) for i, row in enumerate(half)]
     return jnp.stack([_dot((half[i][j], once[i]) for i in range(j, size)) for j in range(size)], axis=-1)
+
+
+def log_inverse_wishart(
+    precisions: Array, log_det: Array, degrees: Array, spread: Array, log_det_spread: Array
+) -> jax.Array:
+    """Give the log density of Σ (…, D, D) ~ inverse-Wishart(ν, Λ), (…), nats, from P = Σ⁻¹ and log|P|.
+
+        log p(Σ) = ν/2 log|Λ| + (ν + D + 1)/2 log|P| − ½ tr(Λ P) − νD/2 log 2 − log Γ_D(ν/2)
+
+    Parameters
+    ----------
+    degrees : ν, (…). spread : Λ, (…, D, D), with its log-determinant, (…).
+
+    References
+    ----------
+    Bishop (2006), Pattern Recognition and Machine Learning, appendix B.
+    """
+    size = spread.shape[-1]
+    constant = degrees / 2 * (log_det_spread - size * np.log(2.0)) - multigammaln(degrees / 2, size)
+    trace = jnp.sum(jnp.asarray(precisions) * spread, axis=(-2, -1))
+    return jnp.asarray(constant + (degrees + size + 1) / 2 * log_det - trace / 2)
 
 
 @jax.custom_jvp

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jax.scipy.special import gammaln, multigammaln
+from jax.scipy.special import gammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
-from triptych.models.matrices import inverse, positive_definite
+from triptych.models.matrices import inverse, log_inverse_wishart, positive_definite
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
@@ -213,10 +213,8 @@ class GaussianFamily:
                 - (shape + 1) * jnp.log(covariances)
                 - rate / covariances
             )
-        d = self.columns
         precisions, log_det = inverse(covariances)
-        constant = nu / 2 * (-inverse(spread)[1] - d * np.log(2.0)) - multigammaln(nu / 2, d)
-        return constant + (nu + d + 1) / 2 * log_det - 0.5 * jnp.sum(precisions * spread, axis=(-2, -1))
+        return log_inverse_wishart(precisions, log_det, nu, spread, -inverse(spread)[1])
 
 
 def symmetric(upper: Array, dimension: int) -> Array:

@@ -65,9 +65,23 @@ class RowFamily:
         return all(piece.kind == "linear" for piece in self.pieces)
 
     def features(self, x: Array) -> Array:
-        """T(x): (n, C) → (F, n), the first row 1."""
-        ones = jnp.ones((1, x.shape[0]), x.dtype)
-        return jnp.concatenate([ones, *(statistics_of(x, piece) for piece in self.pieces)])
+        """T(x): (n, C) → (F, n), the first row 1.
+
+        With the 1 as column 0 the statistics are products of two columns, made in one go, whole rows of T at
+        a time: on the CPU that takes half as long as making each piece and joining them.
+        """
+        padded = jnp.concatenate([jnp.ones((1, x.shape[0]), x.dtype), x.T])
+        if self.plain or any(piece.kind == "codes" for piece in self.pieces):
+            return jnp.concatenate([padded[:1], *(statistics_of(x, piece) for piece in self.pieces)])
+        pairs = [np.zeros((2, 1), int)]
+        for piece in self.pieces:
+            own = np.arange(1 + piece.start, 1 + piece.stop)
+            if piece.kind == "outer":
+                pairs.append(own[np.array(np.triu_indices(len(own)))])
+            else:
+                pairs.append(np.array([np.zeros_like(own) if piece.kind == "linear" else own, own]))
+        first, second = np.concatenate(pairs, axis=1)
+        return padded[first] * padded[second]
 
 
 def statistics_of(x: Array, piece: Piece) -> Array:

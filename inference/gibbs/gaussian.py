@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln, multigammaln
+from jax.scipy.special import gammaln
 
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.gaussian import GaussianFamily, GaussianHyper, symmetric
-from triptych.models.matrices import inverse
+from triptych.models.matrices import inverse, log_inverse_wishart
 
 __all__ = ["NormalInverseWishart", "draw", "log_density", "posterior"]
 
@@ -124,7 +124,8 @@ def log_density(
     elif family.covariance in ("full", "tied"):
         precisions, log_det = inverse(parameters["covariances"])
         squares = jnp.sum(offset * (jnp.asarray(precisions) @ offset[..., None])[..., 0], axis=1)
-        value += jnp.sum(_log_inverse_wishart(precisions, log_det, given.degrees, given.spread))
+        of_spread = -inverse(given.spread)[1]
+        value += jnp.sum(log_inverse_wishart(precisions, log_det, given.degrees, given.spread, of_spread))
         constant = dimension * jnp.log(kappa / (2 * jnp.pi))
         return value + 0.5 * jnp.sum(constant + log_det - kappa * squares)
     else:
@@ -137,15 +138,6 @@ def log_density(
     precision = kappa[:, None] / variances
     precision = jnp.broadcast_to(precision, offset.shape)
     return value + 0.5 * jnp.sum(jnp.log(precision / (2 * jnp.pi)) - precision * offset**2)
-
-
-def _log_inverse_wishart(precisions: Array, log_det: Array, degrees: Array, spread: Array) -> jax.Array:
-    """Log density of each Σ (…, D, D), from Σ⁻¹ and log|Σ⁻¹|, normalised (Bishop 2006, appendix B)."""
-    dimension = spread.shape[-1]
-    trace = jnp.sum(jnp.asarray(precisions) * spread, axis=(-2, -1))
-    constant = degrees / 2 * (-jnp.asarray(inverse(spread)[1]) - dimension * jnp.log(2.0))
-    constant -= multigammaln(degrees / 2, dimension)
-    return jnp.asarray(constant + (degrees + dimension + 1) / 2 * log_det - trace / 2)
 
 
 def _root_of_inverse_wishart(key: jax.Array, degrees: jax.Array, spread: jax.Array) -> jax.Array:

@@ -330,3 +330,24 @@ def test_labels_that_rows_name_stay_and_the_others_are_aligned() -> None:
     # Two components named leave nothing to exchange.
     z = np.where(np.arange(60) % 15 == 2, 2, z)
     assert exchangeable(m, point, x, z) == ()
+
+
+def test_a_program_that_has_changed_is_looked_at_again():
+    """The call is the same, what the program reads beside it is not."""
+    x = np.array([-2.0, -1.5, 1.0, 2.0, 2.5])
+    order = [0.0]
+
+    def program(x):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+        means = numpyro.sample("means", dist.Normal(jnp.array([0.0, order[0]]), 3).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(weights))
+            numpyro.sample("x", dist.Normal(means[z], 1.0), obs=x)
+
+    m = marginal(program)
+    point = {"weights": np.array([0.4, 0.6]), "means": np.array([-1.0, 2.0])}
+    (group,) = exchangeable(m, point, x)
+    assert group.axes == {"weights": (0,), "means": (0,)}
+    assert exchangeable(m, point, x) == (group,)
+    order[0] = 1.0
+    assert exchangeable(m, point, x) == ()
