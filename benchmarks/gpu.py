@@ -12,50 +12,24 @@ this script.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from gpu_page import PRODUCT, Line, line, write
 from harness import size_of
-from ledger import versions
-from mixtures import COVARIANCES, Case, bernoulli_case, gaussian_case, our_step
+from mixtures import COVARIANCES, Case, bernoulli_case, gaussian_case, iterate, our_step, pomegranate
 
 import triptych
 
 PAUSE = 0.05  # seconds between the sides
 STEPS = 20  # of triptych in a measurement
-PRODUCT = 8192  # rows and columns of the matrices whose product is the card's rate
 FULL = ((500_000, 16, 16), (200_000, 32, 32), (100_000, 64, 8), (1_000_000, 2, 4))
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One row of the table: medians in ms, the ratio of each round, useful GFLOP/s and their share."""
-
-    what: str
-    precision: str
-    peer: str
-    own: float
-    other: float
-    ratios: tuple[float, ...]
-    gap: float
-    rate: float | None
-    share: float | None
-
-    def __str__(self) -> str:
-        span = f"{min(self.ratios):.3g} to {max(self.ratios):.3g}, {len(self.ratios)}"
-        rate = "" if self.rate is None else f"{self.rate:,.0f}"
-        share = "" if self.share is None else f"{self.share:.0%}"
-        return (
-            f"| {self.what} | {self.precision} | {self.peer} | {self.own:.3g} ms | {self.other:.3g} ms | "
-            f"**{np.median(self.ratios):.3g}×** ({span}) | {rate} | {share} | {self.gap:.0e} |"
-        )
 
 
 def settled(work: Callable[[], Any]) -> float:
@@ -160,33 +134,18 @@ def against_scikit(
 def against_pomegranate(case: Case, kind: str, model: Any, repeats: int) -> Line:
     """Compare one iteration in float32 with pomegranate's on the same device."""
     import torch
-    from pomegranate.distributions import Bernoulli, Normal
-    from pomegranate.gmm import GeneralMixtureModel
 
     step, problem, start = our_step(model, case)
     x = torch.tensor(case.x, device=device())
 
-    def fresh() -> Any:
-        values = {n: torch.tensor(v, dtype=torch.float32) for n, v in case.parameters.items()}
-        if kind == "Bernoulli":
-            parts = [Bernoulli(p) for p in values["probs"]]
-        else:
-            pairs = zip(values["means"], values["covariances"], strict=True)
-            parts = [Normal(m, c, covariance_type=COVARIANCES[kind]) for m, c in pairs]
-        return GeneralMixtureModel(parts, priors=case.parameters["weights"].astype(np.float32)).to(device())
-
-    def iterate(theirs: Any) -> None:
-        theirs.summarize(x)
-        theirs.from_summaries()
-
-    peer = fresh()
-    iterate(peer)
+    peer = pomegranate(case, kind).to(device())
+    iterate(peer, x)
     height = float(peer.summarize(x).sum()) / len(case.x)  # after one step
     gap = abs(float(step(problem, step(problem, start)[0])[1]) / len(case.x) - height)
 
     def theirs() -> float:
-        peer = fresh()
-        return settled(lambda: iterate(peer))
+        peer = pomegranate(case, kind).to(device())
+        return settled(lambda: iterate(peer, x))
 
     own, other = rounds(lambda: our_seconds(step, problem, start), theirs, repeats)
     what = f"{kind} {size_of(*case.x.shape, len(case.parameters['weights']))}"
@@ -204,33 +163,6 @@ def rounds(
     """Call two timers in turn, once before it counts."""
     pairs = np.array([(own(), other()) for _ in range(1 + repeats)])[1:]
     return pairs[:, 0], pairs[:, 1]
-
-
-def line(
-    what: str,
-    dtype: Any,
-    peer: str,
-    own: np.ndarray,
-    other: np.ndarray,
-    gap: float,
-    work: float | None,
-    card: float,
-) -> Line:
-    """Make a line of two sides' seconds, the FLOP of an iteration and the card's FLOP/s."""
-    seconds = float(np.median(own))
-    found = Line(
-        what,
-        np.dtype(dtype).name,
-        peer,
-        1e3 * seconds,
-        1e3 * float(np.median(other)),
-        tuple((other / own).tolist()),
-        gap,
-        None if work is None else work / seconds / 1e9,
-        None if work is None else work / seconds / card,
-    )
-    print(found, flush=True)
-    return found
 
 
 def bernoulli_alone(case: Case, repeats: int) -> str:
@@ -265,32 +197,6 @@ def card_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
-HEAD = """\
-# On a GPU
-
-Written by `SCIPY_ARRAY_API=1 python benchmarks/gpu.py --into docs/gpu.md` (peers as for
-`make bench`, JAX and PyTorch built for the GPU), last on one {card}. Versions: {versions}.
-
-One EM iteration of triptych against the peer's, both on the same card and the same data, in turns: medians,
-and the ratio of each round (least to most, and how many), above 1 where triptych is ahead. scikit-learn
-computes through its array API on PyTorch's tensors. GFLOP/s are the useful work 4 N F K of a full-covariance
-iteration, F = 1 + D + D(D + 1)/2; the share is of the card's own product of two {product} × {product}
-matrices (the faster of JAX's and PyTorch's, in full precision): {rates}.
-"gap" is the difference of the two sides' log-likelihoods a row after the same steps, in nats.
-
-| what | dtype | peer | triptych | peer's | ratio | GFLOP/s | share | gap |
-|---|---|---|--:|--:|--:|--:|--:|--:|
-"""
-
-
-def write(path: Path, lines: Sequence[Line], rates: str, fits: str) -> None:
-    """Write the page, whole or not at all."""
-    head = HEAD.format(card=card_name(), versions=versions(), product=PRODUCT, rates=rates)
-    part = path.with_name(path.name + ".part")
-    part.write_text(head + "\n".join(map(str, lines)) + f"\n\n{fits}.\n", encoding="utf-8")
-    part.replace(path)
-
-
 def main() -> None:
     """Measure what was asked for."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -323,7 +229,7 @@ def main() -> None:
     fits = whole_fit((sizes[0][0] // 10, 16, 4))
     print(alone, fits, sep="\n", flush=True)
     if given.into:
-        write(given.into, lines, rates, f"{alone}.\n\n{fits}")
+        write(given.into, lines, card_name(), rates, f"{alone}.\n\n{fits}")
 
 
 if __name__ == "__main__":

@@ -126,11 +126,30 @@ def against_scikit(
     return [Row(SCIKIT, name, "scikit-learn", 1e3 * own, 1e3 * other, ratios, "ms", said, target, precision)]
 
 
-def against_pomegranate(size: tuple[int, int, int], kind: str, rounds: Rounds) -> list[Row]:
-    """Compare one EM iteration in float32, which is what it computes in, with pomegranate's."""
+def pomegranate(case: Case, kind: str) -> Any:
+    """Give pomegranate's mixture at the start, on the CPU; it computes in float32."""
     import torch
     from pomegranate.distributions import Bernoulli, Normal
     from pomegranate.gmm import GeneralMixtureModel
+
+    values = {name: torch.tensor(value, dtype=torch.float32) for name, value in case.parameters.items()}
+    if kind == "Bernoulli":
+        parts = [Bernoulli(probs) for probs in values["probs"]]
+    else:
+        pairs = zip(values["means"], values["covariances"], strict=True)
+        parts = [Normal(mean, shape, covariance_type=COVARIANCES[kind]) for mean, shape in pairs]
+    return GeneralMixtureModel(parts, priors=case.parameters["weights"].astype(np.float32))
+
+
+def iterate(peer: Any, x: Any) -> None:
+    """Take one EM step of pomegranate's."""
+    peer.summarize(x)
+    peer.from_summaries()
+
+
+def against_pomegranate(size: tuple[int, int, int], kind: str, rounds: Rounds) -> list[Row]:
+    """Compare one EM iteration in float32, which is what it computes in, with pomegranate's."""
+    import torch
 
     rows, columns, components = size
     with jax.enable_x64(True):
@@ -143,30 +162,14 @@ def against_pomegranate(size: tuple[int, int, int], kind: str, rounds: Rounds) -
         step, problem, start = our_step(model, case)
         x = torch.tensor(case.x)
 
-        def fresh() -> Any:
-            values = {
-                name: torch.tensor(value, dtype=torch.float32) for name, value in case.parameters.items()
-            }
-            if kind == "Bernoulli":
-                parts = [Bernoulli(p) for p in values["probs"]]
-            else:
-                how = COVARIANCES[kind]
-                pairs = zip(values["means"], values["covariances"], strict=True)
-                parts = [Normal(m, c, covariance_type=how) for m, c in pairs]
-            return GeneralMixtureModel(parts, priors=case.parameters["weights"].astype(np.float32))
-
-        def iterate(theirs: Any) -> None:
-            theirs.summarize(x)
-            theirs.from_summaries()
-
-        peer = fresh()
-        iterate(peer)
+        peer = pomegranate(case, kind)
+        iterate(peer, x)
         height = float(peer.summarize(x).sum()) / rows  # after one step
         gap = abs(float(step(problem, step(problem, start)[0])[1]) / rows - height)
 
         def theirs() -> float:
-            peer = fresh()
-            return seconds(lambda: iterate(peer))
+            peer = pomegranate(case, kind)
+            return seconds(lambda: iterate(peer, x))
 
         own, other, ratios = alternate(lambda: our_seconds(step, problem, start), theirs, rounds)
     said = f"same log-likelihood a row after 1 step to {gap:.0e} nats"
