@@ -4,11 +4,17 @@ On a few hundred rows a fit is mostly compilation. Without LLVM's optimisations 
 a program of ours compiles in a third of the time, and runs up to two and a half times as long; with a few of
 them in a little over half, and runs up to a third longer. The arithmetic is the same; its rounding need not
 be. Only the programs compiled here are touched: no setting of JAX is.
+
+All of them do one thing after another. XLA would start what does not hang on each other side by side; but up
+to jaxlib 0.10 a LAPACK call on a stack of matrices waits for the threads that it has shared the stack among,
+and two at a time, on few cores, wait for each other for ever. Within an operation XLA uses all cores as
+before: the iterations of EM take as long.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +23,12 @@ import numpy as np
 
 from triptych.inference.turns import in_turns
 
-__all__ = ["briefly", "by_work", "cells", "normals", "options", "split"]
+__all__ = ["briefly", "by_work", "cells", "in_order", "normals", "options", "split"]
 
 Options = dict[str, str | bool | int | float]
 
-BRIEF: Options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+IN_ORDER: Options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+BRIEF: Options = IN_ORDER | {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
 MODERATE: Options = BRIEF | {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 # Numbers read, times how often: some tenths of a second at full effort.
 LITTLE = 2e7
@@ -41,9 +48,9 @@ def options(work: float) -> Options:
     ----------
     work : numbers that it reads, times how often it is run.
     """
-    if work > SOME or jax.default_backend() != "cpu" or not _known():
+    if jax.default_backend() != "cpu" or not _known():
         return {}
-    return dict(BRIEF if work <= LITTLE else MODERATE)
+    return dict(BRIEF if work <= LITTLE else MODERATE if work <= SOME else IN_ORDER)
 
 
 def briefly(function: Callable[..., Any], work: float, **settings: Any) -> Any:
@@ -64,6 +71,11 @@ def by_work(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]
         return compiled[key](*args, **kwargs)
 
     return call
+
+
+def in_order(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    """`jax.jit` at full effort, but one thing after another; for calls from outside of any other `jit`."""
+    return functools.wraps(function)(functools.partial(by_work(function, **settings), work=math.inf))
 
 
 def normals(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:

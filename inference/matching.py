@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from triptych.inference.effort import in_order
 from triptych.inference.em.family import Array
 
 __all__ = ["WINDOW", "Matched", "divergence", "match", "matched_step"]
@@ -97,7 +98,7 @@ def match(
     """
     size = len(mean)
 
-    @jax.jit
+    @in_order
     def window(key: jax.Array, state: tuple[Any, Any], first: Any) -> Any:
         return _window(value_and_grad, batch, key, state, first)
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
-from triptych.inference.effort import cells
+from triptych.inference.effort import cells, in_order
 from triptych.inference.em.starts import generator
 from triptych.inference.fit import Fit
 from triptych.inference.gaussian_fit import settings_of
@@ -153,7 +153,7 @@ def follow(
     values = in_batches(density, points)
     ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:paths]
 
-    @jax.jit
+    @in_order
     def run(key: jax.Array, starts: jax.Array) -> Any:
         def scaled(z: Any) -> jax.Array:
             return density(jnp.asarray(unit) * z)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from triptych.inference.effort import split
+from triptych.inference.effort import in_order, split
 from triptych.inference.em.accelerated import ACCELERATIONS
 from triptych.inference.em.checkpoint import Checkpoint
 from triptych.inference.em.choices import maker_of
@@ -264,7 +264,7 @@ class EM:
         return kernel.problem
 
 
-@jax.jit
+@in_order
 def _one_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     following, objective, _ = problem.step(parameters)
     return following, objective

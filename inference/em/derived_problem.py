@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from triptych.inference.effort import in_order
 from triptych.inference.em.e_steps import exact_of
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.folded import FoldedStep, Prepared
@@ -106,7 +107,7 @@ class DerivedProblem:
         return {**parameters, **{s: jnp.where(fine, parameters[s], jnp.nan) for s, fine in inside.items()}}
 
 
-@jax.jit
+@in_order
 def log_likelihoods(problem: DerivedProblem, parameters: Parameters) -> Array:
     """Give log p(x | θ) at stacked points (R,), nats."""
     likelihood = problem.shape.likelihood
@@ -114,13 +115,13 @@ def log_likelihoods(problem: DerivedProblem, parameters: Parameters) -> Array:
     return jax.lax.map(lambda point: likelihood.infer(point, given, problem.kwargs)[1], parameters)
 
 
-@jax.jit
+@in_order
 def latent_means(problem: DerivedProblem, parameters: Parameters) -> Parameters:
     """Give the posterior mean of each continuous latent at θ."""
     return problem.shape.e_step.means(problem.infer(parameters)[0])
 
 
-@jax.jit
+@in_order
 def settled_guide(problem: DerivedProblem, parameters: Parameters) -> Parameters:
     """Climb the ELBO over the guide alone, from its beginning."""
     e_step = problem.shape.e_step
@@ -131,7 +132,7 @@ def settled_guide(problem: DerivedProblem, parameters: Parameters) -> Parameters
     return jax.lax.scan(again, {name: parameters[name] for name in e_step.begin()}, length=GUIDE_ROUNDS)[0]
 
 
-@jax.jit
+@in_order
 def draw_latents(problem: DerivedProblem, samples: Parameters, keys: jax.Array) -> Parameters:
     """Draw the continuous latents, once for each draw of θ."""
     e_step = problem.shape.e_step
@@ -145,7 +146,7 @@ def draw_latents(problem: DerivedProblem, samples: Parameters, keys: jax.Array) 
     return jax.lax.map(one, (samples, keys))
 
 
-@jax.jit
+@in_order
 def random_starts(problem: DerivedProblem, keys: jax.Array, partitions: Array) -> Parameters:
     """Draw starting points, one a key; `partitions` (R,) says which end as a random partition."""
     shape = problem.shape

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
+from triptych.inference.effort import in_order
 from triptych.inference.em.derived_problem import DerivedProblem
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.monte_carlo import Chains, MonteCarlo, MonteCarloStep, Pool
@@ -91,13 +92,13 @@ def _space(problem: DerivedProblem) -> Coordinates:
     return coordinates({name: (site.shape, site.support) for name, site in sites.items()})
 
 
-@partial(jax.jit, static_argnames=("chains",))
+@partial(in_order, static_argnames=("chains",))
 def _begin(problem: DerivedProblem, key: jax.Array, theta: Parameters, chains: int) -> Chains:
     step: MonteCarloStep = problem.shape.e_step
     return step.warm_up(key, chains, theta, problem.args, problem.kwargs)
 
 
-@partial(jax.jit, static_argnames=("steps", "settle", "averaged"))
+@partial(in_order, static_argnames=("steps", "settle", "averaged"))
 def _round(
     problem: DerivedProblem, theta: Parameters, chains: Chains, steps: int, settle: int, averaged: int
 ) -> tuple[Parameters, Chains, Pool, Array]:
@@ -133,7 +134,7 @@ def _round(
     return theta, chains, pool, gains
 
 
-@jax.jit
+@in_order
 def louis(problem: DerivedProblem, theta: Parameters, pool: Pool) -> tuple[Array, Array, Array]:
     """Give I_obs (p, p), Var[∇ℓ] (p, p) and the iterations' mean scores (A, p) at θ, unconstrained."""
     step: MonteCarloStep = problem.shape.e_step
@@ -161,7 +162,7 @@ def _means(problem: DerivedProblem, flat: Array) -> dict[str, Array]:
     return {name: jnp.mean(value, axis=0) for name, value in values.items()}
 
 
-@partial(jax.jit, static_argnames=("steps",))
+@partial(in_order, static_argnames=("steps",))
 def conditional_draws(problem: DerivedProblem, chains: Chains, thetas: Parameters, steps: int) -> Parameters:
     """One draw of the latents for each of the stacked θ's: a walker goes on for `steps` steps at each."""
     step: MonteCarloStep = problem.shape.e_step
@@ -174,7 +175,7 @@ def conditional_draws(problem: DerivedProblem, chains: Chains, thetas: Parameter
     return jax.lax.scan(follow, one, thetas)[1]
 
 
-@partial(jax.jit, static_argnames=("number",))
+@partial(in_order, static_argnames=("number",))
 def log_ratios(
     problem: DerivedProblem, theta: Parameters, latents: Array, key: jax.Array, number: int
 ) -> Array:

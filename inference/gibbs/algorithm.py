@@ -15,7 +15,7 @@ from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, block_length, fit_of_chains
 from triptych.inference.conjugate import conjugate_kernel, optimum
-from triptych.inference.effort import cells
+from triptych.inference.effort import cells, in_order
 from triptych.inference.em import MixtureKernel, RegressionKernel
 from triptych.inference.em.family import Parameters
 from triptych.inference.fit import Fit
@@ -162,7 +162,7 @@ def begin(sweep: Any, keys: jax.Array, point: Any) -> Any:
     return jax.vmap(sweep.start, in_axes=(0, None))(keys, point)
 
 
-@partial(jax.jit, static_argnames=("length", "thin"))
+@partial(in_order, static_argnames=("length", "thin"))
 def block(sweep: Any, keys: jax.Array, states: Any, *, length: int, thin: int) -> tuple[Any, Any]:
     """Take `length` draws of each chain, `thin` sweeps apart: the last states, and all of them."""
 

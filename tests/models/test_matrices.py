@@ -25,7 +25,7 @@ def positive(size: int, seed: int, batch: tuple[int, ...] = (5,)) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(size=st.integers(1, WRITTEN_OUT + 1), seed=st.integers(0, 99), unit=st.floats(-20, 20))
+@given(size=st.integers(1, 13), seed=st.integers(0, 99), unit=st.floats(-20, 20))
 def test_inverses_are_those_of_lapack(size, seed, unit):
     with jax.enable_x64(True):
         matrices = positive(size, seed) * 10.0**unit
@@ -48,7 +48,7 @@ def test_factors_invert_and_solve(size):
     np.testing.assert_allclose(solved, np.linalg.solve(matrices, vectors[..., None])[..., 0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("size", range(1, WRITTEN_OUT + 2))
+@pytest.mark.parametrize("size", [*range(1, WRITTEN_OUT + 3), 9, 13])
 @pytest.mark.parametrize("spoil", ["negative", "singular"])
 def test_a_matrix_that_is_not_positive_definite_is_told(size, spoil):
     matrices = positive(size, 1)
