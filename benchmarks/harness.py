@@ -52,13 +52,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """GFLOP/s of an iteration and of JAX's and NumPy's matrix product; by round, the share of the larger."""
+    """GFLOP/s of an iteration and of JAX's and NumPy's product of squares; by round, the share of the larger.
+
+    `thin` is the rate of an iteration's own two products by NumPy, T(x) and the responsibilities being there.
+    """
 
     what: str
     precision: str
     own: float
     jax: float
     numpy: float
+    thin: float
     shares: tuple[float, ...]
 
 

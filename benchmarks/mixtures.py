@@ -12,6 +12,7 @@ import numpy as np
 from harness import PAUSE, Rounds, Row, Share, alternate, seconds, size_of
 
 import triptych
+from triptych.inference.em.fold import chunk_rows
 
 COVARIANCES = {"spherical": "spherical", "diagonal": "diag", "full": "full", "tied": "tied"}
 SCIKIT, OTHERS = "EM, one iteration: scikit-learn", "EM, one iteration: pomegranate and StepMix"
@@ -217,6 +218,7 @@ def share_of_rate(size: tuple[int, int, int], dtype: Any, rounds: Rounds) -> lis
     """Measure GFLOP/s of one EM iteration, full covariances, and of a large matrix product, in turns.
 
     An iteration's useful work is two products of N rows, F = 1 + D + D(D + 1)/2 features and K components.
+    They are timed alone as well: by NumPy, of one chunk of features again and again.
     """
     import time
 
@@ -227,18 +229,31 @@ def share_of_rate(size: tuple[int, int, int], dtype: Any, rounds: Rounds) -> lis
         square = np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)).astype(dtype)
         a, product = jax.numpy.asarray(square), jax.jit(lambda a: a @ a)
         jax.block_until_ready((product(a), step(problem, start), square @ square))
-        work = 4.0 * rows * (1 + columns + columns * (columns + 1) // 2) * components
+        count = problem.family.feature_count
+        work = 4.0 * rows * count * components
+        chunk = min(chunk_rows(problem.family, np.dtype(dtype).itemsize), rows)
+        random = np.random.default_rng(1)
+        natural, features, shares = (
+            random.random(shape).astype(dtype)
+            for shape in ((components, count), (count, chunk), (components, chunk))
+        )
+
+        def thin() -> None:
+            for _ in range(-(-rows // chunk)):
+                natural @ features, features @ shares.T
+
         flops = 3 * 2.0 * PRODUCT**3
         timers: tuple[tuple[float, Callable[[], float]], ...] = (
             (work, lambda: our_seconds(step, problem, start)),
             (flops, lambda: seconds(lambda: [jax.block_until_ready(product(a)) for _ in range(3)])),
             (flops, lambda: seconds(lambda: [square @ square for _ in range(3)])),
+            (work, lambda: seconds(thin)),
         )
-        rates = np.empty((rounds.most, 3))
+        rates = np.empty((rounds.most, len(timers)))
         for turn in rates:
             for place, (amount, timer) in enumerate(timers):
                 time.sleep(PAUSE)
                 turn[place] = amount / timer() / 1e9
-    own, of_jax, of_numpy = np.median(rates, axis=0).tolist()
-    shares = tuple((rates[:, 0] / rates[:, 1:].max(axis=1)).tolist())
-    return [Share(f"full {size_of(*size)}", np.dtype(dtype).name, own, of_jax, of_numpy, shares)]
+    own, of_jax, of_numpy, of_thin = np.median(rates, axis=0).tolist()
+    share = tuple((rates[:, 0] / rates[:, 1:3].max(axis=1)).tolist())
+    return [Share(f"full {size_of(*size)}", np.dtype(dtype).name, own, of_jax, of_numpy, of_thin, share)]

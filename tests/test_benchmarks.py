@@ -37,7 +37,7 @@ def test_a_line_that_was_cut_off_costs_its_own_job_only(
         file.write('{"name": "second", "rows": [{"gro')
     after = bench.ledger.Ledger(path)
     assert (after.done("first"), after.done("second")) == (True, False)
-    share = bench.harness.Share("b", "float64", 20.0, 40.0, 30.0, (0.5,))
+    share = bench.harness.Share("b", "float64", 20.0, 40.0, 30.0, 25.0, (0.5,))
     after.add("second", [share], "", 1.0)
     after.add("third", [], "exit code 1: no memory", 1.0)
     again = bench.ledger.Ledger(path)
@@ -63,11 +63,18 @@ def test_what_was_measured_with_other_code_does_not_count(
     assert bench.ledger.Ledger(path).rows(["first"]) == [row("b")]
 
 
+def test_comments_do_not_make_other_code(bench: Any) -> None:
+    source = '"""Head."""\n\n\ndef f():\n    """Say."""\n    return 1  # one\n'
+    other = "def f():\n    return 1\n"
+    assert bench.ledger.statements(source) == bench.ledger.statements(other)
+    assert bench.ledger.statements(other) != bench.ledger.statements(other.replace("1", "2"))
+
+
 def test_the_page_has_every_row_and_says_what_is_missing(
     bench: Any, row: Callable[[str], Any], tmp_path: Path
 ) -> None:
     alone = bench.harness.Row("Cold", "to the page", "", 20.0, None, (), "s", limit=30)
-    share = bench.harness.Share("b", "float64", 20.0, 40.0, 30.0, (0.5, 0.25, 0.5))
+    share = bench.harness.Share("b", "float64", 20.0, 40.0, 30.0, 25.0, (0.5, 0.25, 0.5))
     bench.page.write([row("a"), alone, share], {"late": "not run yet"}, tmp_path, "two cores", "numpy 2")
     text = (tmp_path / "benchmarks.md").read_text()
     assert "| a |  | peer | 1 ms | 3 ms | **3×** (2 to 5, 3) | 4× |  |" in text
