@@ -8,6 +8,7 @@ that two at a time can wait for ever. Only the factors of larger ones, and their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,7 +103,7 @@ def log_inverse_wishart(
     Bishop (2006), Pattern Recognition and Machine Learning, appendix B.
     """
     size = spread.shape[-1]
-    constant = degrees / 2 * (log_det_spread - size * np.log(2.0)) - multigammaln(degrees / 2, size)
+    constant = degrees / 2 * (log_det_spread - size * math.log(2.0)) - multigammaln(degrees / 2, size)
     trace = jnp.sum(jnp.asarray(precisions) * spread, axis=(-2, -1))
     return jnp.asarray(constant + (degrees + size + 1) / 2 * log_det - trace / 2)
 

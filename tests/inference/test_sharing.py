@@ -123,7 +123,7 @@ def test_effort_is_chosen_by_the_work_of_each_call(monkeypatch):
     monkeypatch.setattr(effort, "_known", lambda: True)
     assert effort.options(1) == effort.BRIEF
     assert effort.options(2 * effort.LITTLE) == effort.MODERATE
-    assert effort.options(2 * effort.SOME) == {}
+    assert effort.options(2 * effort.SOME) == effort.IN_ORDER
     monkeypatch.setattr(effort, "_known", lambda: False)  # a version of XLA without them
     assert effort.options(1) == {}
     doubled = effort.by_work(lambda x: 2 * x)
