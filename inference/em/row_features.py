@@ -32,6 +32,14 @@ class Piece(NamedTuple):
         widths = {"outer": count * (count + 1) // 2, "codes": count * self.levels}
         return widths.get(self.kind, count)
 
+    @property
+    def pairs(self) -> np.ndarray:
+        """The columns whose products these are, (2, width), behind a 1 as column 0; "codes" are none."""
+        own = np.arange(1 + self.start, 1 + self.stop)
+        if self.kind == "outer":
+            return own[np.array(np.triu_indices(len(own)))]
+        return np.stack([own if self.kind == "squares" else np.zeros_like(own), own])
+
     def coefficients(self, values: Array) -> Array:
         """Give coefficients as one axis: (…, D, D) symmetric for "outer", (…, D, levels) for "codes"."""
         if self.kind == "outer":
@@ -68,19 +76,12 @@ class RowFamily:
         """T(x): (n, C) → (F, n), the first row 1.
 
         With the 1 as column 0 the statistics are products of two columns, made in one go, whole rows of T at
-        a time: on the CPU that takes half as long as making each piece and joining them.
+        a time: a float32 iteration of (100 000, 8, 8), outer products, takes half as long as by pieces.
         """
         padded = jnp.concatenate([jnp.ones((1, x.shape[0]), x.dtype), x.T])
         if self.plain or any(piece.kind == "codes" for piece in self.pieces):
             return jnp.concatenate([padded[:1], *(statistics_of(x, piece) for piece in self.pieces)])
-        pairs = [np.zeros((2, 1), int)]
-        for piece in self.pieces:
-            own = np.arange(1 + piece.start, 1 + piece.stop)
-            if piece.kind == "outer":
-                pairs.append(own[np.array(np.triu_indices(len(own)))])
-            else:
-                pairs.append(np.array([np.zeros_like(own) if piece.kind == "linear" else own, own]))
-        first, second = np.concatenate(pairs, axis=1)
+        first, second = np.concatenate([[[0], [0]], *(piece.pairs for piece in self.pieces)], axis=1)
         return padded[first] * padded[second]
 
 
