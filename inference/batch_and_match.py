@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 
 from triptych.inference.arguments import checked
 from triptych.inference.fit import Fit
@@ -18,6 +19,8 @@ from triptych.inference.laplace import GaussianApproximation
 from triptych.inference.marginal import marginal
 from triptych.inference.matching import WINDOW, Matched, match
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
+from triptych.inference.sharing import kept
 from triptych.inference.starts import Start, find_start
 from triptych.inference.status import Finding, Status
 from triptych.inference.symmetry import labels_of
@@ -95,7 +98,8 @@ class BatchAndMatch:
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
         key_start, key_run, key_draws = jax.random.split(key, 3)
-        with stopwatch() as watch, double_precision():
+        double = double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             start = find_start(key_start, m, args, kwargs, None)
             size = start.space.size
             if size > LARGEST:
@@ -158,11 +162,19 @@ def whitening(start: Start) -> np.ndarray:
     return start.factor
 
 
-def whitened(start: Start, matrix: np.ndarray) -> Callable[[Any], Any]:
-    """Give the log density of z, with its gradient, as a density of z: log |W| is added."""
-    centre, W = jnp.asarray(start.centre, float), jnp.asarray(matrix, float)
-    volume = float(np.linalg.slogdet(matrix)[1])
-    return jax.value_and_grad(lambda z: start.density(centre + W @ z) + volume)
+def whitened(start: Start, matrix: np.ndarray) -> Partial:
+    """Give the log density of z, with its gradient, as a density of z: log |W| is added.
+
+    A pytree of the place and the scales, so that what is compiled serves any of them.
+    """
+    density = start.density
+
+    def at(centre: jax.Array, W: jax.Array, volume: jax.Array, z: jax.Array) -> Any:
+        return jax.value_and_grad(lambda z: density(centre + W @ z) + volume)(z)
+
+    same = kept(("whitened", density), lambda: at)
+    volume = jnp.asarray(np.linalg.slogdet(matrix)[1], float)
+    return Partial(same, jnp.asarray(start.centre, float), jnp.asarray(matrix, float), volume)
 
 
 def _status(found: Matched, steps: int) -> tuple[Status, tuple[Finding, ...]]:

@@ -22,7 +22,12 @@ def bounded(rows: int) -> int:
 
 
 def batches(
-    function: Callable[[Any], Any], samples: Any, batch: int = BATCH, *, numbers: int = 0
+    function: Callable[..., Any],
+    samples: Any,
+    batch: int = BATCH,
+    *,
+    numbers: int = 0,
+    given: tuple[Any, ...] = (),
 ) -> Iterator[tuple[slice, Any]]:
     """Go through draws a batch at a time: which draws, and the function of them (NumPy, their number first).
 
@@ -35,6 +40,7 @@ def batches(
     samples : tree of (S, …).
     batch : draws at a time.
     numbers : that the function reads beside the draw, such as the data's.
+    given : more arguments, trees of arrays, the same for every draw.
     """
     samples = jax.tree.map(np.asarray, samples)
     leaves = jax.tree.leaves(samples)
@@ -42,21 +48,28 @@ def batches(
     work = float(numbers) * count
     mapped = kept(
         ("batch", function, tuple(options(work).items())),
-        lambda: briefly(jax.vmap(function), work),
+        lambda: briefly(jax.vmap(function, in_axes=(0, *[None] * len(given))), work),
     )
     for begin in range(0, max(count, 1), batch):
         index = np.minimum(np.arange(begin, begin + batch), max(count - 1, 0))
-        values = mapped(jax.tree.map(lambda value, index=index: value[index], samples))
+        values = mapped(jax.tree.map(lambda value, index=index: value[index], samples), *given)
         here = min(batch, count - begin)
         yield slice(begin, begin + here), jax.tree.map(lambda v, here=here: np.asarray(v)[:here], values)
 
 
-def in_batches(function: Callable[[Any], Any], samples: Any, batch: int = BATCH, *, numbers: int = 0) -> Any:
+def in_batches(
+    function: Callable[..., Any],
+    samples: Any,
+    batch: int = BATCH,
+    *,
+    numbers: int = 0,
+    given: tuple[Any, ...] = (),
+) -> Any:
     """Apply a function of one draw to all of them; `batches` says what the arguments are.
 
     Returns
     -------
     tree of NumPy arrays (S, …).
     """
-    found = [values for _, values in batches(function, samples, batch, numbers=numbers)]
+    found = [values for _, values in batches(function, samples, batch, numbers=numbers, given=given)]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from triptych.inference.arguments import checked
 from triptych.inference.batch_and_match import whitened, whitening
@@ -18,6 +20,7 @@ from triptych.inference.fit import Fit
 from triptych.inference.marginal import marginal
 from triptych.inference.mcmc import overdispersed
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
 from triptych.inference.starts import find_start
 from triptych.inference.timing import stopwatch
 from triptych.models.hyperparameters import whole_number
@@ -84,7 +87,8 @@ class ChEES:
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
         key_start, key_jitter, key_run, key_bridge = jax.random.split(key, 4)
-        with stopwatch() as watch, double_precision():
+        double = double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             start = find_start(key_start, m, args, kwargs, parameters)
             matrix = whitening(start)
             points = overdispersed(key_jitter, start, self.chains) * start.scale @ np.linalg.inv(matrix).T
@@ -100,9 +104,20 @@ class ChEES:
 
 
 def sample(
-    settings: ChEES, value_and_grad: Callable[[Any], Any], points: jax.Array, key: jax.Array
+    settings: ChEES, value_and_grad: Partial, points: jax.Array, key: jax.Array
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Adapt and run the chains from points (chain, p): z (chain, draw, p) and statistics (chain, draw)."""
+    count = {"warmup": settings.warmup, "draws": settings.draws}
+    found = _run(value_and_grad, points, key, **count)
+    shown = {name: np.swapaxes(np.asarray(value), 0, 1) for name, value in found.items()}
+    return shown.pop("z"), shown
+
+
+@partial(jax.jit, static_argnames=("warmup", "draws"))
+def _run(
+    value_and_grad: Partial, points: jax.Array, key: jax.Array, *, warmup: int, draws: int
+) -> dict[str, jax.Array]:
+    """Adapt, walk, and show each transition, (draw, chain, …)."""
     import blackjax
     import optax
     from blackjax.adaptation.base import get_filter_adapt_info_fn
@@ -110,40 +125,31 @@ def sample(
     def density(z: Any) -> jax.Array:
         return value_and_grad(z)[0]
 
+    chains = len(points)
     adaptation: Any = blackjax.chees_adaptation(
         density,
-        settings.chains,
+        chains,
         max_leapfrog_steps=LONGEST,
         adaptation_info_fn=get_filter_adapt_info_fn(),
     )
     key_adapt, key_walk = jax.random.split(key)
 
-    @jax.jit
-    def run(points: jax.Array) -> Any:
-        (states, parameters), _ = adaptation.run(
-            key_adapt,
-            points,
-            FIRST_STEP,
-            optax.adam(LEARNING_RATE),
-            settings.warmup,
-            max_sampling_steps=settings.draws,
-        )
-        kernel = blackjax.dynamic_hmc(density, **parameters).step
+    (states, parameters), _ = adaptation.run(
+        key_adapt, points, FIRST_STEP, optax.adam(LEARNING_RATE), warmup, max_sampling_steps=draws
+    )
+    kernel = blackjax.dynamic_hmc(density, **parameters).step
 
-        def transition(states: Any, key: jax.Array) -> Any:
-            moved: Any = jax.vmap(kernel)(jax.random.split(key, settings.chains), states)
-            states, info = moved
-            shown = {
-                "z": states.position,
-                "lp": states.logdensity,
-                "energy": info.energy,
-                "diverging": info.is_divergent,
-                "n_steps": info.num_integration_steps,
-                "acceptance_rate": info.acceptance_rate,
-            }
-            return states, shown
+    def transition(states: Any, key: jax.Array) -> Any:
+        moved: Any = jax.vmap(kernel)(jax.random.split(key, chains), states)
+        states, info = moved
+        shown = {
+            "z": states.position,
+            "lp": states.logdensity,
+            "energy": info.energy,
+            "diverging": info.is_divergent,
+            "n_steps": info.num_integration_steps,
+            "acceptance_rate": info.acceptance_rate,
+        }
+        return states, shown
 
-        return jax.lax.scan(transition, states, jax.random.split(key_walk, settings.draws))[1]
-
-    shown = {name: np.swapaxes(np.asarray(value), 0, 1) for name, value in run(points).items()}
-    return shown.pop("z"), shown
+    return jax.lax.scan(transition, states, jax.random.split(key_walk, draws))[1]

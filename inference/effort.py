@@ -29,7 +29,7 @@ Options = dict[str, str | bool | int | float]
 
 IN_ORDER: Options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 BRIEF: Options = IN_ORDER | {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
-MODERATE: Options = BRIEF | {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+MODERATE: Options = BRIEF | {"xla_backend_optimization_level": 1}
 # Numbers read, times how often: some tenths of a second at full effort.
 LITTLE = 2e7
 SOME = 5e8

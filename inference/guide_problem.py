@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +16,7 @@ from triptych.inference.effort import briefly
 from triptych.inference.guides import (
     Resolved,
     is_point,
+    place_of,
     resolve,
     set_up,
     shape_of,
@@ -23,6 +25,7 @@ from triptych.inference.guides import (
     whitening,
 )
 from triptych.inference.marginal import Marginal
+from triptych.inference.sharing import shared
 from triptych.inference.starts import Start, target
 from triptych.inference.symmetry import Relabellings
 
@@ -37,6 +40,43 @@ SHAPED = (*GAUSSIAN, "AutoNormal")  # that are set up from the shape of a progra
 
 
 @dataclasses.dataclass(frozen=True)
+class Shaped:
+    """A guide that keeps nothing of the program but its shape: it serves every run of the program."""
+
+    resolved: Resolved
+    svi: Any
+    begin: Callable[[jax.Array], Any]  # key → the state before the first step
+    draw: Callable[..., jax.Array]  # (number of the draw, key, the guide's parameters) → z
+
+    @classmethod
+    def make(cls, settings: SVI, start: Start, program: Callable[..., Any]) -> Shaped:
+        """Build the guide, and NumPyro's SVI around it."""
+        from numpyro import handlers
+
+        shape = shape_of(start.space.size)
+        resolved = resolve(settings.guide, shape, start, settings.guide_options)
+        guide = unchecked(resolved.guide)
+        svi = optimiser_of(settings, program, guide)
+        # Operation by operation NumPyro would compile the density, its gradient, and a hundred small things.
+        first = optimiser_of(settings, shape, guide)
+        init = briefly(first.init, 0)
+
+        def begin(key: jax.Array) -> Any:
+            if resolved.guide.prototype_trace is None:
+                set_up(resolved.guide)
+            state = init(key)
+            svi.constrain_fn = first.constrain_fn
+            return state
+
+        def draw(index: Any, key: jax.Array, parameters: Any) -> jax.Array:
+            seeded = handlers.seed(guide, jax.random.fold_in(key, index))
+            drawn = handlers.trace(handlers.substitute(seeded, parameters)).get_trace()
+            return drawn["z"]["value"]
+
+        return cls(resolved, svi, begin, draw)
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """A guide and the program it approximates: the whitened one, or the marginal for a guide of one's own."""
 
@@ -47,7 +87,7 @@ class Problem:
     matrix: np.ndarray  # u = centre + matrix · z
     call: tuple[tuple[Any, ...], dict[str, Any]]  # of `program` and guide
     svi: Any
-    settings: SVI | None = None  # where the guide needs no more of the program than its shape
+    shaped: Shaped | None = None  # where the guide needs no more of the program than its shape
 
     @classmethod
     def make(
@@ -58,27 +98,24 @@ class Problem:
         # A point has no volume: its optimum is the mode in the natural parameters, as in NumPyro.
         density = target(m, args, kwargs, jacobian=False).density if point else start.density
         matrix = whitening(start, settings.guide)
-        program = whitened(start, matrix, density, jacobian=not point)
+        program = partial(whitened(start.space.size), density)
         resolved = resolve(settings.guide, program, start, settings.guide_options)
-        light = resolved.name in SHAPED and not resolved.own
-        if light:
-            resolved = resolve(settings.guide, shape_of(start), start, settings.guide_options)
-        call = (tuple(args), dict(kwargs)) if resolved.own else ((), {})
-        fitted = m if resolved.own else program
-        svi = optimiser_of(settings, fitted, unchecked(resolved.guide) if light else resolved.guide)
-        return cls(fitted, resolved, m, start, matrix, call, svi, settings if light else None)
+        if resolved.own:
+            call = (tuple(args), dict(kwargs))
+            return cls(m, resolved, m, start, matrix, call, optimiser_of(settings, m, resolved.guide))
+        call = (place_of(start, matrix, volume=not point), {})
+        if resolved.name not in SHAPED:
+            svi = optimiser_of(settings, program, resolved.guide)
+            return cls(program, resolved, m, start, matrix, call, svi)
+        options = tuple(sorted(settings.guide_options.items()))
+        what = ("guide", settings.guide, options, settings.learning_rate, settings.particles)
+        shaped = shared(what, m, args, kwargs, lambda: Shaped.make(settings, start, program))
+        return cls(program, shaped.resolved, m, start, matrix, call, shaped.svi, shaped)
 
     def begin(self, key: jax.Array) -> Any:
         """Give the state before the first step."""
         args, kwargs = self.call
-        if self.settings is None:
-            return self.svi.init(key, *args, **kwargs)
-        # Operation by operation NumPyro would compile the density, its gradient, and a hundred small things.
-        set_up(self.resolved.guide)
-        first = optimiser_of(self.settings, shape_of(self.start), unchecked(self.resolved.guide))
-        state = briefly(first.init, 0)(key)
-        self.svi.constrain_fn = first.constrain_fn
-        return state
+        return self.svi.init(key, *args, **kwargs) if self.shaped is None else self.shaped.begin(key)
 
     def draw(
         self,
@@ -103,8 +140,9 @@ class Problem:
 
         args, kwargs = self.call
         guide, own = self.resolved.guide, self.resolved.own
-        if self.resolved.name in GAUSSIAN and not own:
-            return self._draw_gaussian(key, parameters, keep=keep, count=count, labels=labels, batch=batch)
+        if self.resolved.name in GAUSSIAN and self.shaped is not None:
+            size = {"keep": keep, "count": count, "batch": batch}
+            return self._draw_gaussian(self.shaped, key, parameters, labels=labels, **size)
         sites = self.start.space.sites if own else ("z",)
         gaussian = None
         if isinstance(guide, AutoLaplaceApproximation) and not own:
@@ -147,6 +185,7 @@ class Problem:
 
     def _draw_gaussian(
         self,
+        shaped: Shaped,
         key: jax.Array,
         parameters: Mapping[str, Any],
         *,
@@ -156,17 +195,11 @@ class Problem:
         batch: int,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Draw from a guide whose density is a Gaussian's: only its draws have to be compiled for it."""
-        from numpyro import handlers, validation_enabled
+        from numpyro import validation_enabled
 
-        guide = self.resolved.guide
         with validation_enabled(False):
-            closed: Any = guide.get_posterior(parameters)
+            closed: Any = shaped.resolved.guide.get_posterior(dict(parameters))
         closed = closed.to_event(len(closed.batch_shape))  # of a diagonal guide: one density a draw
-
-        def one(index: Any) -> Any:
-            seeded = handlers.seed(guide, jax.random.fold_in(key, index))
-            drawn = handlers.trace(handlers.substitute(seeded, dict(parameters))).get_trace()
-            return drawn["z"]["value"]
 
         matrix = self.matrix
         inverse = 1 / matrix if matrix.ndim == 1 else np.linalg.inv(matrix)
@@ -176,7 +209,7 @@ class Problem:
             z = (u - self.start.centre) * inverse if matrix.ndim == 1 else (u - self.start.centre) @ inverse.T
             return in_batches(closed.log_prob, z)
 
-        z = in_batches(one, np.arange(count))
+        z = in_batches(shaped.draw, np.arange(count), given=(key, dict(parameters)))
         u = self._unwhitened(z)
         lp = in_batches(self.start.density, u, batch, numbers=self.start.posterior.numbers) + volume
         log_weight = lp - labels.exchanged_at(self.start.space, log_q, u)

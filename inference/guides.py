@@ -21,6 +21,7 @@ __all__ = [
     "Resolved",
     "guide_names",
     "is_point",
+    "place_of",
     "resolve",
     "set_up",
     "shape_of",
@@ -113,37 +114,43 @@ def whitening(start: Start, guide: Any) -> np.ndarray:
     return factor
 
 
-def whitened(
-    start: Start, matrix: np.ndarray, density: Callable[[Any], jax.Array], *, jacobian: bool = True
-) -> Callable[[], None]:
-    """Give the posterior as a program with one site, z ∈ R^p, u = centre + W z.
+def whitened(size: int) -> Callable[..., None]:
+    """Give a posterior as a program with one site, z ∈ R^p, u = centre + W z.
 
-    Adam's steps then have the size of the posterior's own scales, whatever the units of the data.
+    Adam's steps then have the size of the posterior's own scales, whatever the units of the data. The program
+    is called with the log density of u, the centre (p,), W, (p, p) or (p,) for a diagonal one, and log |W|.
     """
     import numpyro
     from numpyro.distributions import ImproperUniform, constraints
 
-    log_volume = float(np.sum(np.log(matrix)) if matrix.ndim == 1 else np.linalg.slogdet(matrix)[1])
-
-    def program() -> None:
-        z = numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (len(start.centre),)))
-        centre, W = jnp.asarray(start.centre, float), jnp.asarray(matrix, float)
+    def program(density: Any, centre: Any, matrix: Any, log_volume: Any) -> None:
+        z = numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (size,)))
         with numpyro.handlers.block():  # the sites inside the density are not this program's
-            value = density(centre + (W * z if W.ndim == 1 else W @ z))
-        numpyro.factor("log_density", value + (log_volume if jacobian else 0.0))
+            value = density(centre + (matrix * z if matrix.ndim == 1 else matrix @ z))
+        numpyro.factor("log_density", value + log_volume)
 
     return program
 
 
-def shape_of(start: Start) -> Callable[[], None]:
+def shape_of(size: int) -> Callable[..., None]:
     """Give the site of `whitened` without its density: all that setting up a Gaussian guide looks at."""
     import numpyro
     from numpyro.distributions import ImproperUniform, constraints
 
-    def program() -> None:
-        numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (len(start.centre),)))
+    def program(*_: Any) -> None:
+        numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (size,)))
 
     return program
+
+
+def place_of(start: Start, matrix: np.ndarray, *, volume: bool = True) -> tuple[jax.Array, ...]:
+    """Give what `whitened` is called with beside the density; log |W| is 0 without `volume`."""
+    log_volume = np.sum(np.log(matrix)) if matrix.ndim == 1 else np.linalg.slogdet(matrix)[1]
+    return (
+        jnp.asarray(start.centre, float),
+        jnp.asarray(matrix, float),
+        jnp.asarray(log_volume if volume else 0.0, float),
+    )
 
 
 def set_up(guide: Any) -> None:

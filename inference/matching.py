@@ -18,11 +18,13 @@ taken of a symmetric matrix here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from triptych.inference.effort import in_order
 from triptych.inference.em.family import Array
@@ -76,7 +78,7 @@ def matched_step(
 
 def match(
     key: jax.Array,
-    value_and_grad: Callable[[Any], Any],
+    value_and_grad: Partial,
     mean: np.ndarray,
     covariance: np.ndarray,
     *,
@@ -92,15 +94,11 @@ def match(
 
     Parameters
     ----------
-    value_and_grad : one z (p,) → log density and score.
+    value_and_grad : one z (p,) → log density and score; a pytree (`jax.tree_util.Partial`).
     batch : draws, hence gradients, a step.
     steps : at most; whole windows of `WINDOW`.
     """
     size = len(mean)
-
-    @in_order
-    def window(key: jax.Array, state: tuple[Any, Any], first: Any) -> Any:
-        return _window(value_and_grad, batch, key, state, first)
 
     state: Any = (jnp.asarray(mean, float), jnp.asarray(covariance, float))
     means: list[np.ndarray] = []
@@ -108,7 +106,8 @@ def match(
     objective: list[np.ndarray] = []
     distance: list[float] = []
     for index in range(max(steps // WINDOW, 1)):
-        state, average, elbo = window(jax.random.fold_in(key, index), state, jnp.asarray(index * WINDOW))
+        key_window, first = jax.random.fold_in(key, index), jnp.asarray(index * WINDOW)
+        state, average, elbo = _window(value_and_grad, key_window, state, first, batch=batch)
         if not all(np.all(np.isfinite(part)) for part in average):
             return Matched(mean, covariance, _joined(objective), np.asarray(distance), False, False)
         means.append(np.asarray(average[0]))
@@ -132,8 +131,9 @@ def match(
     )
 
 
+@partial(in_order, static_argnames=("batch",))
 def _window(
-    value_and_grad: Callable[[Any], Any], batch: int, key: jax.Array, state: tuple[Any, Any], first: Any
+    value_and_grad: Partial, key: jax.Array, state: tuple[Any, Any], first: Any, *, batch: int
 ) -> Any:
     """Take `WINDOW` steps: the last state, the average of all, and the ELBO that each batch estimates."""
     size = state[0].shape[0]

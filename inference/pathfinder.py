@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 
 from triptych.inference.arguments import checked
 from triptych.inference.batches import in_batches
@@ -22,6 +24,8 @@ from triptych.inference.labels import align_all
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior import assemble, batch_size, log_likelihood_at, point_estimate
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
+from triptych.inference.sharing import kept
 from triptych.inference.starts import prior_points, target
 from triptych.inference.status import Status, say
 from triptych.inference.svi import weights_wanted
@@ -97,7 +101,8 @@ class Pathfinder:
         args, kwargs = checked(self.model, args, kwargs)
         m = marginal(self.model)
         key_start, key_path, key_draw, key_pick = jax.random.split(key, 4)
-        with stopwatch() as watch, double_precision():
+        double = double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             posterior = target(m, args, kwargs)
             if posterior.space.size > LARGEST:
                 raise InputError(
@@ -146,35 +151,40 @@ def follow(
     ------
     InputError : no path has a point whose Gaussian has a finite ELBO.
     """
-    from blackjax.vi.pathfinder import approximate
-
     spread = np.median(np.abs(points - np.median(points, axis=0)), axis=0)
     unit = np.where(spread > 0, spread, 1.0)
     values = in_batches(density, points)
     ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:paths]
 
-    @in_order
-    def run(key: jax.Array, starts: jax.Array) -> Any:
-        def scaled(z: Any) -> jax.Array:
-            return density(jnp.asarray(unit) * z)
-
-        def path(key: jax.Array, start: jax.Array) -> tuple[Any, jax.Array]:
-            best, info = approximate(key, scaled, start, ELBO_DRAWS, maxiter=steps)
-            return best, jnp.sum(jnp.isfinite(info.path.elbo))
-
-        best, taken = jax.vmap(path)(jax.random.split(key, len(starts)), starts)
-        H = jax.vmap(lambda a, b, c: jnp.diag(a) + b @ c @ b.T)(best.alpha, best.beta, best.gamma)
-        # BlackJAX keeps the gradient of the log density.
-        mean = best.position + jnp.einsum("kij,kj->ki", H, best.grad_position)
-        return mean, jnp.linalg.cholesky(H), best.elbo, taken
-
-    mean, root, elbo, count = (np.asarray(part) for part in run(key, jnp.asarray(points[ranked] / unit)))
+    best = _follow(Partial(density), key, jnp.asarray(points[ranked] / unit), jnp.asarray(unit), steps=steps)
+    mean, root, elbo, count = (np.asarray(part) for part in best)
     fine = np.isfinite(elbo) & np.all(np.isfinite(root), axis=(1, 2)) & np.all(np.isfinite(mean), axis=1)
     if not np.any(fine):
         raise InputError(
             "No path of Pathfinder reached a point with a finite ELBO: check the priors' scales, or use SVI."
         )
     return Paths(unit * mean[fine], unit[:, None] * root[fine], elbo[fine], count[fine])
+
+
+@partial(in_order, static_argnames=("steps",))
+def _follow(
+    density: Partial, key: jax.Array, starts: jax.Array, unit: jax.Array, *, steps: int
+) -> tuple[jax.Array, ...]:
+    """Follow a path from each start z (k, p), u = unit · z: the fields of `Paths`, in z."""
+    from blackjax.vi.pathfinder import approximate
+
+    def scaled(z: Any) -> jax.Array:
+        return density(unit * z)
+
+    def path(key: jax.Array, start: jax.Array) -> tuple[Any, jax.Array]:
+        best, info = approximate(key, scaled, start, ELBO_DRAWS, maxiter=steps)
+        return best, jnp.sum(jnp.isfinite(info.path.elbo))
+
+    best, taken = jax.vmap(path)(jax.random.split(key, len(starts)), starts)
+    H = jax.vmap(lambda a, b, c: jnp.diag(a) + b @ c @ b.T)(best.alpha, best.beta, best.gamma)
+    # BlackJAX keeps the gradient of the log density.
+    mean = best.position + jnp.einsum("kij,kj->ki", H, best.grad_position)
+    return mean, jnp.linalg.cholesky(H), best.elbo, taken
 
 
 def pool(
@@ -191,29 +201,30 @@ def pool(
     q is the mixture with its labels exchanged. Paths far below the best one's ELBO hold nothing, and are
     left out: they would only be drawn in vain.
     """
-    space = posterior.space
-    kept = paths.elbo > np.max(paths.elbo) - 10.0
-    mean, root = jnp.asarray(paths.mean[kept]), jnp.asarray(paths.root[kept])
-    count, size = mean.shape
-    inverse = jnp.linalg.inv(root)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
+    space, density = posterior.space, posterior.density
+    near = paths.elbo > np.max(paths.elbo) - 10.0
+    mean, root = paths.mean[near], paths.root[near]
+    size = mean.shape[1]
+    log_det = np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
     constant = -0.5 * size * np.log(2 * np.pi) - log_det
-    best = space.constrain(mean[jnp.argmax(jnp.asarray(paths.elbo[kept]))])
+    best = space.constrain(jnp.asarray(mean[np.argmax(paths.elbo[near])]))
     labels = labels_of(m, {site: np.asarray(value) for site, value in best.items()}, args, kwargs)
 
-    def log_q(u: Any) -> jax.Array:
-        white = jnp.einsum("kij,kj->ki", inverse, u - mean)
-        return jax.nn.logsumexp(constant - 0.5 * jnp.sum(white**2, axis=1)) - np.log(count)
+    def one(index: Any, key: jax.Array, mean: Any, root: Any, inverse: Any, constant: Any) -> tuple[Any, ...]:
+        def log_q(u: Any) -> jax.Array:
+            white = jnp.einsum("kij,kj->ki", inverse, u - mean)
+            return jax.nn.logsumexp(constant - 0.5 * jnp.sum(white**2, axis=1)) - np.log(len(mean))
 
-    def one(index: Any) -> tuple[Any, ...]:
-        which = index % count
+        which = index % len(mean)
         noise = jax.random.normal(jax.random.fold_in(key, index), (size,), mean.dtype)
         u = mean[which] + root[which] @ noise
-        lp = posterior.density(u)
+        lp = density(u)
         return u, lp - space.log_jacobian(u), lp - labels.exchanged(space, log_q, u)
 
-    batch = batch_size(m.structure(*args, **kwargs))
-    u, lp, weights = in_batches(one, np.arange(number), batch, numbers=cells(args, kwargs))
+    same = kept(("pool", density, repr(labels)), lambda: one)
+    given = (key, mean, root, np.linalg.inv(root), constant)
+    batch, numbers = batch_size(m.structure(*args, **kwargs)), cells(args, kwargs)
+    u, lp, weights = in_batches(same, np.arange(number), batch, numbers=numbers, given=given)
     return u, lp, weights, labels.separate
 
 

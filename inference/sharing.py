@@ -57,6 +57,8 @@ def shared(
 ) -> Any:
     """Give `make()`, or what it gave before for the same program, data and precision, within `sharing`.
 
+    Where `what` is not hashable nothing is kept.
+
     Parameters
     ----------
     what : the name of what is made, and all else that it hangs on.
@@ -64,7 +66,7 @@ def shared(
     args, kwargs : what the program is called with.
     arrays : the arrays in what was made; where one belongs to a trace, it is not kept.
     """
-    call = None if _SCOPE.get() is None else call_of(m, args, kwargs)
+    call = None if _SCOPE.get() is None else call_of(m, args, kwargs, what)
     return make() if call is None else kept((what, str(jnp.result_type(float)), call), make, arrays)
 
 
@@ -82,11 +84,14 @@ def kept(key: Any, make: Callable[[], Any], arrays: Callable[[Any], Any] = lambd
     return made
 
 
-def call_of(m: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """Give what an answer hangs on: the program and its arguments' values; `None` where that is no key."""
+def call_of(m: Any, args: Any, kwargs: Mapping[str, Any], what: Any = None) -> Any:
+    """Give what an answer hangs on: the program and its arguments' values; `None` where that is no key.
+
+    Nor is it one where `what` is not hashable.
+    """
     leaves, tree = jax.tree.flatten((tuple(args), dict(kwargs)))
     try:
-        hash(m.program)
+        hash((m.program, what))
         arrays = [np.asarray(leaf) for leaf in leaves]
     except Exception:  # a program that is not hashable, an argument that is no array
         return None

@@ -25,6 +25,7 @@ from triptych.inference.precision import matching_precision
 from triptych.inference.program import Structure
 from triptych.inference.remembered import remembering
 from triptych.inference.schedule import Schedule
+from triptych.inference.sharing import kept
 from triptych.inference.starts import Start, best_of_climbs
 from triptych.inference.status import Finding, Status, say
 from triptych.inference.symmetry import NO_LABELS, Relabellings, labels_of, relabellings
@@ -183,13 +184,12 @@ def optimise(
 
     `block` is `run_block` of `block_length(steps)` steps, where it is compiled already: (state, rate) → …
     """
-    args, kwargs = problem.call
     svi = problem.svi
     state = problem.begin(key)
     length = block_length(settings.steps)
     blocks = max(1, settings.steps // length)
     work = problem.start.posterior.numbers * settings.particles * settings.steps
-    take = briefly(partial(_block, svi, args, kwargs, length), work) if block is None else block
+    take = _blocks(problem, length, work) if block is None else block
     size = problem.start.space.size
     schedule = Schedule(settings.learning_rate, settings.tol * max(size, 1), blocks * length)
     trace: list[np.ndarray] = []
@@ -213,16 +213,25 @@ def optimise(
             break
     # One program rather than one for each operation; but NumPyro's function is a new one for each `init`, so
     # where a block serves many data sets the operations, compiled once for all, are the fewer.
-    constrain = briefly(svi.constrain_fn, 0) if block is None else svi.constrain_fn
+    constrain = svi.constrain_fn
+    if block is None:
+        constrain = kept(("constrain", constrain), lambda: briefly(svi.constrain_fn, 0))
     # NumPy's, which NumPyro checks by NumPy: of JAX's it would compile each step of the check.
     parameters = jax.tree.map(np.asarray, constrain(average))
     return Optimised(parameters, np.concatenate(trace), np.asarray(rates), status)
 
 
-def _block(
-    svi: Any, args: Sequence[Any], kwargs: Mapping[str, Any], length: int, state: Any, rate: Any
-) -> tuple[Any, Any, jax.Array]:
-    return run_block(svi, args, kwargs, state, rate, length)
+def _blocks(problem: Problem, length: int, work: float) -> Callable[[Any, Any], Any]:
+    """Compile `length` steps, (state, rate) → …; a guide that serves every run of the program, once."""
+    svi, (args, kwargs) = problem.svi, problem.call
+
+    def steps(args: Sequence[Any], state: Any, rate: Any) -> Any:
+        return run_block(svi, args, kwargs, state, rate, length)
+
+    if problem.resolved.own:  # what the user's program is called with need not be arrays
+        return briefly(partial(steps, args), work)
+    make = partial(briefly, steps, work)
+    return partial(make() if problem.shaped is None else kept(("steps", svi, length), make), args)
 
 
 def run_block(

@@ -12,7 +12,7 @@ import numpy as np
 
 from triptych.inference.precision import double_precision
 
-__all__ = ["Coordinates", "coordinates", "element_names"]
+__all__ = ["Coordinates", "Supports", "coordinates", "element_names"]
 
 # Where a coordinate of an estimate on the edge of its support is put: logit(1e-13) is about −30.
 EDGE = 30.0
@@ -117,6 +117,35 @@ class Coordinates:
             return value + self.log_jacobian(u) if jacobian else value
 
         return of_u
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Supports:
+    """Site and NumPyro constraint of each parameter: a static argument of `jax.jit`, as no constraint is.
+
+    Two are equal where they have the same sites with the very same constraints.
+    """
+
+    sites: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, supports: Mapping[str, Any]) -> Supports:
+        """Take them from site → constraint."""
+        return cls(tuple(supports.items()))
+
+    def space(self, parameters: Mapping[str, Any]) -> Coordinates:
+        """Lay out the unconstrained space of parameters, site → array (which may be traced)."""
+        return coordinates({site: (np.shape(parameters[site]), support) for site, support in self.sites})
+
+    @property
+    def _identity(self) -> tuple[tuple[str, int], ...]:
+        return tuple((site, id(support)) for site, support in self.sites)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Supports) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
 
 def coordinates(parameters: Mapping[str, tuple[tuple[int, ...], Any]]) -> Coordinates:

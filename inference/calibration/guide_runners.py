@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.calibration.compiled import Posterior
 from triptych.inference.calibration.runners import Drawn, Runner, as_it_is, runner
 from triptych.inference.guide_problem import GAUSSIAN, Problem, optimiser_of
-from triptych.inference.guides import Resolved, is_point, resolve, whitening
+from triptych.inference.guides import Resolved, is_point, place_of, resolve, whitened, whitening
 from triptych.inference.svi import SVI, block_length, optimise, run_block
 from triptych.models.errors import InputError
 
@@ -29,7 +28,7 @@ def _svi(algorithm: SVI, posterior: Posterior) -> Runner:
     if is_point(algorithm.guide):
         raise InputError("A point has no posterior to calibrate: choose a guide with a spread.")
     size = posterior.space.size
-    guide = _guide(algorithm, _whitened(size), size)
+    guide = _guide(algorithm, whitened(size), size)
     if guide is None:
         return as_it_is(algorithm)
     program, resolved = guide
@@ -51,7 +50,7 @@ def _svi(algorithm: SVI, posterior: Posterior) -> Runner:
         key_start, key_run, key_draws = jax.random.split(key, 3)
         start = posterior.search(key_start, posterior.arrays(args, kwargs))
         matrix = whitening(start, algorithm.guide)
-        call = (start.density, jnp.asarray(start.centre), jnp.asarray(matrix))
+        call = (start.density, *place_of(start, matrix))
         problem = Problem(program, resolved, posterior.m, start, matrix, (call, {}), svi)
         found = optimise(algorithm, problem, key_run, None, partial(block, call))
         z = np.asarray(draw(key_draws, dict(found.parameters), call))
@@ -59,20 +58,6 @@ def _svi(algorithm: SVI, posterior: Posterior) -> Runner:
         return Drawn(posterior.natural(u[None]), found.status.ok)
 
     return run
-
-
-def _whitened(size: int) -> Callable[..., None]:
-    """Give the posterior of any data as a program of one site z, u = centre + W z (up to a constant)."""
-    import numpyro
-    from numpyro.distributions import ImproperUniform, constraints
-
-    def program(density: Any, centre: Any, matrix: Any) -> None:
-        z = numpyro.sample("z", ImproperUniform(constraints.real_vector, (), (size,)))
-        with numpyro.handlers.block():
-            value = density(centre + (matrix * z if matrix.ndim == 1 else matrix @ z))
-        numpyro.factor("log_density", value)
-
-    return program
 
 
 def _guide(algorithm: SVI, program: Any, size: int) -> tuple[Any, Resolved] | None:

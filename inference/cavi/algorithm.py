@@ -28,6 +28,8 @@ from triptych.inference.importance import from_weights
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior import assemble, batch_size, log_likelihood_at
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
+from triptych.inference.sharing import kept
 from triptych.inference.starts import target
 from triptych.inference.status import Finding, say
 from triptych.inference.svi import weights_wanted
@@ -105,9 +107,9 @@ class CAVI:
         """
         args, kwargs = checked(self.model, args, kwargs)
         first, second, third = jax.random.split(key, 3)
-        with stopwatch() as watch, double_precision():
+        m, double = marginal(self.model), double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             kernel = bound(self.model, args, kwargs)
-            m = marginal(self.model)
             search: Any = self  # EM's search reads the same settings
             start = short_runs(search, kernel, first, second)  # type: ignore[arg-type]
             run = long_runs(search, kernel, start, progress)  # type: ignore[arg-type]
@@ -176,17 +178,20 @@ def weigh(
     space, structure = posterior.space, m.structure(*args, **kwargs)
     number = max(draws, weights_wanted(structure))
 
-    def log_q(u: Any) -> jax.Array:
-        return q.log_density(space.constrain(u)) + space.log_jacobian(u)
+    def one(index: Any, key: jax.Array, q: Any) -> tuple[Any, ...]:
+        def log_q(u: Any) -> jax.Array:
+            return q.log_density(space.constrain(u)) + space.log_jacobian(u)
 
-    def one(index: Any) -> tuple[Any, ...]:
         theta = q.draw(jax.random.fold_in(key, index))
         u = space.unconstrain(theta)
         lp, symmetric = posterior.density(u), labels.exchanged(space, log_q, u)
         return theta, lp - space.log_jacobian(u), lp - symmetric, log_q(u) - symmetric
 
     batch, numbers = batch_size(structure), cells(args, kwargs)
-    samples, lp, weights, counted = in_batches(one, np.arange(number), batch, numbers=numbers)
+    same = kept(("weigh", posterior.density, repr(labels)), lambda: one)
+    samples, lp, weights, counted = in_batches(
+        same, np.arange(number), batch, numbers=numbers, given=(key, q)
+    )
     found = from_weights(weights, "CAVI's q(θ)", symmetry=labels.separate)
     error = float(np.std(counted, ddof=1) / np.sqrt(number)) if number > 1 else 0.0
     elbo += float(np.mean(counted))
@@ -207,5 +212,5 @@ def weigh(
         method=how,
     )
     statistics = {"lp": lp[None, :draws], "log_weight": weights[None, :draws]}
-    kept = {site: np.asarray(value)[None, :draws] for site, value in samples.items()}
-    return kept, statistics, evidence
+    first = {site: np.asarray(value)[None, :draws] for site, value in samples.items()}
+    return first, statistics, evidence

@@ -137,6 +137,7 @@ def _from_parameters(problem: VariationalMixture, parameters: Parameters) -> Any
     return jax.lax.map(one, parameters)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["weights", "part", "known"], meta_fields=["family"])
 @dataclasses.dataclass(frozen=True)
 class Posterior:
     """q(π) q(θ) of a mixture, in the units of the data; `known` holds the known variances, if any."""

@@ -107,17 +107,25 @@ class VariationalRegressionKernel:
 
     def posterior(self, q: Parameters) -> Posterior:
         """Give q(w, b) q(λ) q(β)."""
-        return Posterior(self.base, self.problem, float(q["lambda"]), float(q["beta"]))
+        base = self.base
+        place = (np.asarray(base.rotation), np.asarray(base.centre), np.asarray(base.level))
+        return Posterior(self.problem, *place, np.asarray(q["lambda"]), np.asarray(q["beta"]))
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """q(w, b) q(λ) q(β) at E λ = `precision`, E β = `noise`."""
+    """q(w, b) q(λ) q(β) at E λ = `precision`, E β = `noise`; w = `rotation` · the weights of `problem`.
 
-    kernel: RegressionKernel
+    `centre` (D,) and `level` are the means of the columns and of y, where there is an intercept b.
+    """
+
     problem: VariationalRegression
-    precision: float
-    noise: float
+    rotation: np.ndarray
+    centre: np.ndarray
+    level: np.ndarray
+    precision: np.ndarray
+    noise: np.ndarray
 
     @property
     def _gammas(self) -> dict[str, Any]:
@@ -129,7 +137,7 @@ class Posterior:
     def draw(self, key: jax.Array) -> dict[str, jax.Array]:
         """Draw site → array."""
         first, second, third, fourth = jax.random.split(key, 4)
-        moments, rotation = self.problem.moments, jnp.asarray(self.kernel.rotation)
+        moments, rotation = self.problem.moments, jnp.asarray(self.rotation)
         w, _ = draw_weights(first, moments, rotation, jnp.asarray(self.precision), jnp.asarray(self.noise))
         gammas = self._gammas
         drawn = {
@@ -139,13 +147,13 @@ class Posterior:
         }
         if self.problem.intercept:
             noise = jax.random.normal(fourth, (), drawn["w"].dtype)
-            level = self.kernel.level + noise / jnp.sqrt(self.noise * moments.rows)
-            drawn["intercept"] = level - jnp.asarray(self.kernel.centre) @ drawn["w"]
+            level = self.level + noise / jnp.sqrt(self.noise * moments.rows)
+            drawn["intercept"] = level - jnp.asarray(self.centre) @ drawn["w"]
         return drawn
 
     def log_density(self, theta: Parameters) -> jax.Array:
         """Log q(w, b) + log q(λ) + log q(β), nats."""
-        moments, rotation = self.problem.moments, jnp.asarray(self.kernel.rotation)
+        moments, rotation = self.problem.moments, jnp.asarray(self.rotation)
         value = sum((gamma.log_prob(theta[site]) for site, gamma in self._gammas.items()), jnp.zeros(()))
         w = jnp.asarray(theta["w"])
         inside = rotation.T @ w
@@ -156,14 +164,15 @@ class Posterior:
         value -= self.precision / 2 * (jnp.sum(w**2) - jnp.sum(inside**2))
         if self.problem.intercept:
             total = self.noise * moments.rows
-            offset = theta["intercept"] + jnp.asarray(self.kernel.centre) @ w - self.kernel.level
+            offset = theta["intercept"] + jnp.asarray(self.centre) @ w - self.level
             value += 0.5 * jnp.log(total / (2 * jnp.pi)) - total / 2 * offset**2
         return jnp.asarray(value)
 
     def means(self) -> dict[str, np.ndarray]:
         """E_q of every site."""
-        mean, _ = self.kernel.weights_posterior(self.precision, self.noise)
-        found = {"lambda": np.asarray(self.precision), "beta": np.asarray(self.noise), "w": mean}
+        inside, _ = weights_given(self.problem.moments, self.precision, self.noise)
+        mean = self.rotation @ np.asarray(inside)
+        found = {"lambda": self.precision, "beta": self.noise, "w": mean}
         if self.problem.intercept:
-            found["intercept"] = np.asarray(self.kernel.level - self.kernel.centre @ mean)
+            found["intercept"] = np.asarray(self.level - self.centre @ mean)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +23,7 @@ from triptych.inference.em.derived import DerivedKernel, derive
 from triptych.inference.em.explain import Explanation, explain
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fitting import assemble_fit
-from triptych.inference.em.kernel import Call, Kernel, Start, bind
+from triptych.inference.em.kernel import Call, Kernel, Start, bind, has_kernel
 from triptych.inference.em.loop import Problem
 from triptych.inference.em.minibatch import MINIBATCH, first_passes, refuse_unfit
 from triptych.inference.em.monte_carlo import MonteCarlo
@@ -31,8 +32,11 @@ from triptych.inference.em.search import Progress, long_runs, point_of, short_ru
 from triptych.inference.em.stochastic_fit import stochastic_fit
 from triptych.inference.em.streamed_kernel import StreamedKernel, stream
 from triptych.inference.fit import Fit
+from triptych.inference.marginal import marginal
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
 from triptych.inference.rows import Rows
+from triptych.inference.sharing import shared
 from triptych.inference.stream import Stream
 from triptych.inference.timing import stopwatch
 from triptych.models.errors import InputError
@@ -146,8 +150,12 @@ class EM:
                 if self.bootstrap:
                     raise InputError("`bootstrap` needs its rows in memory.")
                 kernel: Kernel = stream(self.model, call)
+            elif (self.by_hand and has_kernel(self.model)) or weight is not None:
+                kernel = (bind if self.by_hand else derive)(self.model, call)
             else:
-                kernel = bind(self.model, call) if self.by_hand else derive(self.model, call)
+                what = ("derived", self.objective, self.update, *chosen)
+                m = marginal(self.model)
+                kernel = shared(what, m, args, kwargs, lambda: derive(self.model, call))
             refuse_unfit(self.minibatch, kernel)
             return kernel
 
@@ -212,10 +220,12 @@ class EM:
             stopwatch() as watch,
             double_precision(),
             in_company(args[0] if args else None, path),
+            ExitStack() as known,
         ):
             if args and isinstance(args[0], Stream):
                 alone = (len(args) == 1, not kwargs, sample_weight is None, checkpoint is None)
                 return one_pass_fit(self, args[0], key, parameters, all(alone), watch)
+            args, kwargs = known.enter_context(self._remembering(args, kwargs, sample_weight))
             kernel = self.bind(*args, sample_weight=sample_weight, **kwargs)
             if path is not None:
                 kernel = _kept(self, kernel, path, key)
@@ -262,6 +272,18 @@ class EM:
     def climbed(self, kernel: Kernel) -> Problem:
         """Give what is climbed: the kernel's own steps."""
         return kernel.problem
+
+    def _remembering(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], sample_weight: Any
+    ) -> AbstractContextManager[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Take up what an earlier run of the same call compiled, where this one compiles a thing of its own.
+
+        A climb by a hand-written kernel does not: its programs serve any data of the same shape.
+        """
+        climb_alone = self.draws == 0 and self.by_hand and has_kernel(self.model)
+        if climb_alone or sample_weight is not None or (args and isinstance(args[0], Rows)):
+            return nullcontext((args, kwargs))
+        return remembering(marginal(self.model), args, kwargs)
 
 
 @in_order

@@ -11,12 +11,10 @@ that of L-BFGS with a line search; the objective never falls.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from triptych.inference.em.algorithm import EM
 from triptych.inference.em.derived import DerivedKernel
@@ -24,19 +22,12 @@ from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.information import view_of
 from triptych.inference.em.kernel import Kernel
 from triptych.inference.em.quasi_newton import descend
-from triptych.inference.unconstrained import coordinates
+from triptych.inference.unconstrained import Supports
 from triptych.models.errors import InputError
 
 __all__ = ["Ascent", "AscentProblem"]
 
 STEPS = 10  # quasi-Newton steps between two looks at the stopping rule
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Supports:
-    """Site → NumPyro constraint, compared by identity, so that it can be static in `jax.jit`."""
-
-    sites: Mapping[str, Any]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=["supports"])
@@ -50,8 +41,7 @@ class AscentProblem:
     def step(self, parameters: Parameters) -> tuple[Parameters, Array, None]:
         """Take some quasi-Newton steps: θ → (θ', objective at θ in nats)."""
         view = view_of(self.problem)
-        shapes = {site: (jnp.shape(parameters[site]), one) for site, one in self.supports.sites.items()}
-        space = coordinates(shapes)
+        space = self.supports.space(parameters)
 
         @jax.custom_vjp
         def loss(u: Array) -> Array:
@@ -119,4 +109,4 @@ class _Climber(EM):
     def climbed(self, kernel: Kernel) -> Any:
         if isinstance(kernel, DerivedKernel) and not kernel.exact:
             raise InputError("gradient ascent needs an exact E-step: leave `e_step` out.")
-        return AscentProblem(kernel.problem, Supports(kernel.supports))
+        return AscentProblem(kernel.problem, Supports.of(kernel.supports))

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 
 from triptych.inference.curvature import principal_factor
-from triptych.inference.effort import briefly, cells
+from triptych.inference.effort import by_work, cells
 from triptych.inference.em.family import Array, Parameters
 from triptych.inference.em.fold import expected, infer
-from triptych.inference.unconstrained import Coordinates, coordinates
+from triptych.inference.unconstrained import Coordinates, Supports
 
 __all__ = ["Information", "View", "fractions", "information", "natural_errors", "view_of"]
 
@@ -37,19 +37,17 @@ class View(NamedTuple):
     """An EM problem as functions of its parameters.
 
     `infer(θ)` gives the posterior of the latents and J(θ); `expected(θ', posterior)` is Q(θ' | θ); nats.
-    `numbers`: how many either reads.
     """
 
     infer: Callable[[Parameters], tuple[Any, Array]]
     expected: Callable[[Parameters, Any], Array]
-    numbers: int = 0
 
 
 def view_of(problem: Any) -> View:
     """Look at a bound problem: one with functions of its own, or one that is a fold over rows."""
     if hasattr(problem, "expected"):
-        return View(problem.infer, problem.expected, cells(problem))
-    return View(partial(infer, problem), partial(expected, problem), cells(problem))
+        return View(problem.infer, problem.expected)
+    return View(partial(infer, problem), partial(expected, problem))
 
 
 class Information(NamedTuple):
@@ -72,52 +70,35 @@ class Information(NamedTuple):
     disagreement: float
 
 
-def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapping[str, Any]) -> Information:
+def information(
+    problem: Any, parameters: Mapping[str, np.ndarray], supports: Mapping[str, Any]
+) -> Information:
     """Measure the curvature at an optimum.
 
     Parameters
     ----------
-    view : the problem. parameters : the optimum, site → array. supports : site → NumPyro constraint.
+    problem : a bound one (see `view_of`), a pytree. parameters : the optimum, site → array.
+    supports : site → NumPyro constraint.
     """
-    space = coordinates({site: (np.shape(parameters[site]), one) for site, one in supports.items()})
+    named = Supports.of(supports)
+    space = named.space(parameters)
     size = space.size
-
-    def objective(u: Array) -> Array:
-        return view.infer(space.constrain(u))[1]
-
-    def slope(new: Array, old: Array) -> Array:
-        posterior, _ = view.infer(space.constrain(old))
-        return jax.grad(lambda u: view.expected(space.constrain(u), posterior))(new)
-
-    def columns(theta: Parameters, directions: Array) -> tuple[Array, ...]:
-        at = space.unconstrain(theta)
-
-        def one(pair: Array) -> Array:
-            return jax.jvp(slope, (at, at), (pair[0], pair[1]))[1]
-
-        squares = jax.lax.map(jax.vmap(one), directions).reshape(-1, size)
-        return at, slope(at, at), squares, jax.jacfwd(space.constrain)(at)
-
-    def heights(places: Array) -> Array:
-        return jax.lax.map(objective, places)
-
     basis, none = np.eye(size), np.zeros((size, size))
     pairs = np.concatenate([np.stack([basis, none], 1), np.stack([none, basis], 1)])
     batch = min(BATCH, 2 * size)
     filled = np.zeros((-(-2 * size // batch), batch, 2, size))  # whole batches: one body to compile
     filled.reshape(-1, 2, size)[: 2 * size] = pairs
     theta = {site: np.asarray(parameters[site]) for site in supports}
-    work = view.numbers * 2 * size
-    point, *curvatures, jacobian = briefly(columns, work)(theta, filled)
+    work = cells(problem) * 2 * size
+    point, *curvatures, jacobian = _columns(problem, theta, filled, supports=named, work=work)
     gradient, square = (np.asarray(value, np.float64) for value in curvatures)
     complete, missing = -_even(square[:size]), _even(square[size : 2 * size])
     factor, _, _ = principal_factor(complete - missing, space)
     random = np.random.default_rng(0).standard_normal((DIRECTIONS, factor.shape[1])) @ factor.T
     steps = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) * STEP
     places = np.asarray(point) + steps[:, None, None] * random
-    far, near, top, after, beyond = np.asarray(briefly(heights, work)(places.reshape(-1, size))).reshape(
-        5, -1
-    )
+    heights = _heights(problem, theta, places.reshape(-1, size), supports=named, work=work)
+    far, near, top, after, beyond = np.asarray(heights).reshape(5, -1)
     # Two second differences, their error of order STEP² taken out (Richardson).
     direct = -(4 * (near - 2 * top + after) - (far - 2 * top + beyond) / 4) / (3 * STEP**2)
     oakes = np.einsum("dp,pq,dq->d", random, complete - missing, random)
@@ -132,6 +113,30 @@ def information(view: View, parameters: Mapping[str, np.ndarray], supports: Mapp
         0.5 * float(step @ step),
         disagreement,
     )
+
+
+@partial(by_work, static_argnames=("supports",))
+def _columns(problem: Any, theta: Parameters, directions: Array, *, supports: Supports) -> tuple[Array, ...]:
+    """Give φ at the optimum, ∂Q/∂φ' there, its derivatives along pairs (dφ', dφ), and ∂θ/∂φ."""
+    view, space = view_of(problem), supports.space(theta)
+    at = space.unconstrain(theta)
+
+    def slope(new: Array, old: Array) -> Array:
+        posterior, _ = view.infer(space.constrain(old))
+        return jax.grad(lambda u: view.expected(space.constrain(u), posterior))(new)
+
+    def one(pair: Array) -> Array:
+        return jax.jvp(slope, (at, at), (pair[0], pair[1]))[1]
+
+    squares = jax.lax.map(jax.vmap(one), directions).reshape(-1, space.size)
+    return at, slope(at, at), squares, jax.jacfwd(space.constrain)(at)
+
+
+@partial(by_work, static_argnames=("supports",))
+def _heights(problem: Any, theta: Parameters, places: Array, *, supports: Supports) -> Array:
+    """Give J at places (n, p); θ tells the shapes alone."""
+    view, space = view_of(problem), supports.space(theta)
+    return jax.lax.map(lambda u: view.infer(space.constrain(u))[1], places)
 
 
 def _even(square: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from triptych.inference.em.information import Information, information, view_of
+from triptych.inference.em.information import Information, information
 from triptych.inference.status import Finding
 
 __all__ = ["curvature_groups", "dataset"]
@@ -36,7 +36,7 @@ def curvature_groups(
     if not getattr(kernel, "exact", True) or not (hasattr(problem, "expected") or hasattr(problem, "expect")):
         return {}, ()
     point = {site: np.asarray(parameters[site]) for site in kernel.supports}
-    found = information(view_of(problem), point, kernel.supports)
+    found = information(problem, point, kernel.supports)
     errors = dataset(kernel.natural_errors(found.standard_errors))
     ledger = xr.Dataset(
         {

@@ -24,6 +24,8 @@ from triptych.inference.gibbs.regression import RegressionSweep
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.posterior import batch_size
 from triptych.inference.precision import double_precision
+from triptych.inference.remembered import remembering
+from triptych.inference.sharing import shared
 from triptych.inference.starts import target
 from triptych.inference.timing import stopwatch
 from triptych.models.hyperparameters import whole_number
@@ -105,9 +107,9 @@ class Gibbs:
         """
         args, kwargs = checked(self.model, args, kwargs)
         key_start, key_run, key_bridge = jax.random.split(key, 3)
-        with stopwatch() as watch, double_precision():
+        m, double = marginal(self.model), double_precision()
+        with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             kernel = conjugate_kernel("Gibbs", INSTEAD, self.model, args, kwargs)
-            m = marginal(self.model)
             pivot = optimum(key_start, self.model, args, kwargs)
             inside = kernel.inward(pivot) if isinstance(kernel, MixtureKernel) else pivot
             states = sample(self, bound(kernel), inside, key_run, progress)
@@ -191,6 +193,7 @@ def chains_of(
         return space.unconstrain(theta), m.log_density(theta, *args, **kwargs)
 
     batch = batch_size(m.structure(*args, **kwargs))
-    u, lp = in_batches(one, flat, batch=batch, numbers=cells(args, kwargs))
+    same = shared("place and density", m, args, kwargs, lambda: one)
+    u, lp = in_batches(same, flat, batch=batch, numbers=cells(args, kwargs))
     statistics = {"lp": lp.reshape(shape)}
     return Chains(dict(samples), u.reshape(*shape, -1), statistics, space, posterior.density)

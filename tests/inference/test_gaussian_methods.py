@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.tree_util import Partial
 from scipy.stats import multivariate_normal
 
 from triptych.inference.batch_and_match import BatchAndMatch
@@ -77,7 +78,8 @@ def test_a_gaussian_target_is_recovered_from_beside_it(exact, key):
         return -0.5 * offset @ precision @ offset, -precision @ offset
 
     sd = np.sqrt(np.diag(covariance))
-    found = match(key, value_and_grad, mean + 3 * sd, np.diag(4 * sd**2), batch=8, steps=400, tol=1e-9)
+    target, beside = Partial(value_and_grad), mean + 3 * sd
+    found = match(key, target, beside, np.diag(4 * sd**2), batch=8, steps=400, tol=1e-9)
     assert found.converged
     np.testing.assert_allclose((found.mean - mean) / sd, 0, atol=1e-6)
     np.testing.assert_allclose(found.covariance / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=1e-6)
