@@ -29,14 +29,14 @@ def two_rates(x):
         rates = numpyro.sample("rates", dist.Gamma(2.0, 0.1))
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Categorical(weights))
-        numpyro.sample("x", dist.Exponential(rates[z]), obs=jnp.abs(x[:, 0]))
+        numpyro.sample("x", dist.Exponential(rates[z]), obs=jnp.exp(x[:, 0]))
 
 
 METHODS = {
     "em": EM(GaussianMixture(2), restarts=3, draws=50),
     "em derived": EM(two_rates, restarts=3, draws=50),
     "em derived, no draws": EM(two_rates, restarts=3, draws=0),
-    "ascent": Ascent(two_rates, restarts=8, draws=50),
+    "ascent": Ascent(two_rates, restarts=3, draws=50),
     "cavi": CAVI(GaussianMixture(2), restarts=3, draws=50),
     "gibbs": Gibbs(GaussianMixture(2), warmup=50, draws=100, chains=2),
     "pathfinder": Pathfinder(GaussianMixture(2), paths=2, steps=20, draws=50),
