@@ -150,12 +150,12 @@ class EM:
                 if self.bootstrap:
                     raise InputError("`bootstrap` needs its rows in memory.")
                 kernel: Kernel = stream(self.model, call)
-            elif (self.by_hand and has_kernel(self.model)) or weight is not None:
-                kernel = (bind if self.by_hand else derive)(self.model, call)
-            else:
+            elif self._derives_alone and weight is None:
                 what = ("derived", self.objective, self.update, *chosen)
                 m = marginal(self.model)
                 kernel = shared(what, m, args, kwargs, lambda: derive(self.model, call))
+            else:
+                kernel = (bind if self.by_hand else derive)(self.model, call)
             refuse_unfit(self.minibatch, kernel)
             return kernel
 
@@ -272,6 +272,12 @@ class EM:
     def climbed(self, kernel: Kernel) -> Problem:
         """Give what is climbed: the kernel's own steps."""
         return kernel.problem
+
+    @property
+    def _derives_alone(self) -> bool:
+        """Whether the program is all that EM is derived from: no kernel, and no step that the user wrote."""
+        plain = isinstance(self.e_step, str) and isinstance(self.m_step, str)
+        return plain and not (self.by_hand and has_kernel(self.model))
 
     def _remembering(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], sample_weight: Any

@@ -103,6 +103,21 @@ def test_a_second_run_compiles_next_to_nothing_and_draws_the_same(name, x):
     assert again.evidence == first.evidence
 
 
+def test_a_step_that_the_user_wrote_is_asked_each_time(x):
+    """It may read what no fingerprint of the program shows."""
+    asked = []
+
+    def raise_rates(expected, parameters):
+        asked.append(parameters)
+        return {"rates": parameters["rates"]}
+
+    method = EM(two_rates, m_step=raise_rates, restarts=2, max_steps=3, draws=0)
+    quietly(method, jax.random.key(0), x)
+    count = len(asked)
+    quietly(method, jax.random.key(0), x)
+    assert len(asked) == 2 * count > 0
+
+
 def test_another_density_prior_or_name_is_another_program(x):
     width, name = [1.0], ["x"]
 
