@@ -31,6 +31,11 @@ class CellwiseGaussianFamily(GaussianFamily):
         """F, the length of T(x)."""
         return 1 + 3 * self.columns
 
+    @property
+    def plain(self) -> bool:
+        """T(x) is made from the row."""
+        return False
+
     def features(self, x: Array) -> Array:
         """T(x) = [1, m, m·x, m·x²]."""
         there = x.T == x.T

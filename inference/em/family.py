@@ -65,7 +65,7 @@ class Family(Protocol):
 
     @property
     def plain(self) -> bool:
-        """Whether T(x) is the row itself: then its transpose is what lies in memory."""
+        """Whether T(x) is [1, x, …]: then the transpose of x is what lies in memory."""
         ...
 
     def features(self, x: Array) -> Array:

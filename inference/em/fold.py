@@ -164,12 +164,19 @@ def log_joints(family: Family, natural: Array, rows: Array) -> tuple[Array, Call
     features = family.features(rows)
     if not family.plain:
         return natural @ features, lambda r: features @ r.T
-    # T(x) = [1, x]: products with the rows as they lie, fenced in, since XLA would turn them into the slower
-    # ones of transposes; the 1 is added.
-    fence = lax.optimization_barrier
-    columns = fence(features[1:].T)
-    table = fence(columns @ natural[:, 1:].T).T + natural[:, :1]
-    return table, lambda r: jnp.concatenate([jnp.sum(r, axis=1)[None], fence(r @ columns).T])
+    # T(x) = [1, x, …]: products with the rows as they lie, fenced in, since XLA would turn them into the
+    # slower ones of transposes; the 1 and what follows x are added.
+    fence, width = lax.optimization_barrier, 1 + rows.shape[1]
+    columns, others = fence(features[1:width].T), features[width:]
+    table = fence(columns @ natural[:, 1:width].T).T + natural[:, :1]
+    if len(others):
+        table += natural[:, width:] @ others
+
+    def summed(r: Array) -> Array:
+        parts = [jnp.sum(r, axis=1)[None], fence(r @ columns).T]
+        return jnp.concatenate([*parts, others @ r.T] if len(others) else parts)
+
+    return table, summed
 
 
 def m_step(family: Family, statistics: Statistics, hyper: NamedTuple) -> Parameters:

@@ -38,14 +38,28 @@ def precision(covariance: str, covariances: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("covariance", TYPES)
 def test_iterates_equal_scikit_learn(covariance: str) -> None:
     x = blobs() * np.array([1.0, 30.0]) + np.array([0.0, 500.0])
-    start = {
-        "weights": np.array([0.2, 0.3, 0.5]),
-        "means": x[[3, 50, 120]],
-        "covariances": SHAPES[covariance] * 100.0,
+    follow_scikit_learn(covariance, x, SHAPES[covariance] * 100.0, 8)
+
+
+@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "tied"])
+def test_iterates_of_wide_rows_equal_scikit_learn(covariance: str) -> None:
+    """Where spherical and tied covariances are folded over rows as they lie."""
+    columns = 70
+    x = np.random.default_rng(0).normal(size=(300, columns)) * np.linspace(0.5, 2, columns) + 5.0
+    x[:140] += 0.3
+    shapes = {
+        "spherical": np.ones(3),
+        "diagonal": np.ones((3, columns)),
+        "tied": np.eye(columns),
     }
+    follow_scikit_learn(covariance, x, shapes[covariance] * 4.0, 3)
+
+
+def follow_scikit_learn(covariance: str, x: np.ndarray, covariances: np.ndarray, last: int) -> None:
+    start = {"weights": np.array([0.2, 0.3, 0.5]), "means": x[[3, 50, 120]], "covariances": covariances}
     em = EM(GaussianMixture(3, covariance), objective="mle")
     state = EMState(start)
-    for steps in range(1, 9):
+    for steps in range(1, last + 1):
         state, _ = em.step(state, x)
         peer = SklearnMixture(
             3,
