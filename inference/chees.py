@@ -21,6 +21,7 @@ from triptych.inference.marginal import marginal
 from triptych.inference.mcmc import overdispersed
 from triptych.inference.precision import double_precision
 from triptych.inference.remembered import remembering
+from triptych.inference.sharing import kept
 from triptych.inference.starts import find_start
 from triptych.inference.timing import stopwatch
 from triptych.models.hyperparameters import whole_number
@@ -108,12 +109,13 @@ def sample(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Adapt and run the chains from points (chain, p): z (chain, draw, p) and statistics (chain, draw)."""
     count = {"warmup": settings.warmup, "draws": settings.draws}
-    found = _run(value_and_grad, points, key, **count)
+    # Its own program, as in `matching.py`.
+    what = ("chees", value_and_grad.func, *count.values())
+    found = kept(what, lambda: jax.jit(partial(_run, **count)))(value_and_grad, points, key)
     shown = {name: np.swapaxes(np.asarray(value), 0, 1) for name, value in found.items()}
     return shown.pop("z"), shown
 
 
-@partial(jax.jit, static_argnames=("warmup", "draws"))
 def _run(
     value_and_grad: Partial, points: jax.Array, key: jax.Array, *, warmup: int, draws: int
 ) -> dict[str, jax.Array]:

@@ -28,6 +28,7 @@ from jax.tree_util import Partial
 
 from triptych.inference.effort import in_order
 from triptych.inference.em.family import Array
+from triptych.inference.sharing import kept
 
 __all__ = ["WINDOW", "Matched", "divergence", "match", "matched_step"]
 
@@ -100,6 +101,8 @@ def match(
     """
     size = len(mean)
 
+    # Its own program, which goes when nobody remembers the run: one for all would keep every density.
+    window = kept(("match", value_and_grad.func, batch), lambda: in_order(partial(_window, batch=batch)))
     state: Any = (jnp.asarray(mean, float), jnp.asarray(covariance, float))
     means: list[np.ndarray] = []
     covariances: list[np.ndarray] = []
@@ -107,7 +110,7 @@ def match(
     distance: list[float] = []
     for index in range(max(steps // WINDOW, 1)):
         key_window, first = jax.random.fold_in(key, index), jnp.asarray(index * WINDOW)
-        state, average, elbo = _window(value_and_grad, key_window, state, first, batch=batch)
+        state, average, elbo = window(value_and_grad, key_window, state, first)
         if not all(np.all(np.isfinite(part)) for part in average):
             return Matched(mean, covariance, _joined(objective), np.asarray(distance), False, False)
         means.append(np.asarray(average[0]))
@@ -131,7 +134,6 @@ def match(
     )
 
 
-@partial(in_order, static_argnames=("batch",))
 def _window(
     value_and_grad: Partial, key: jax.Array, state: tuple[Any, Any], first: Any, *, batch: int
 ) -> Any:

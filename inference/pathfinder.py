@@ -156,7 +156,9 @@ def follow(
     values = in_batches(density, points)
     ranked = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:paths]
 
-    best = _follow(Partial(density), key, jnp.asarray(points[ranked] / unit), jnp.asarray(unit), steps=steps)
+    # Its own program, as in `matching.py`.
+    follow_all = kept(("follow", density, steps), lambda: in_order(partial(_follow, steps=steps)))
+    best = follow_all(Partial(density), key, jnp.asarray(points[ranked] / unit), jnp.asarray(unit))
     mean, root, elbo, count = (np.asarray(part) for part in best)
     fine = np.isfinite(elbo) & np.all(np.isfinite(root), axis=(1, 2)) & np.all(np.isfinite(mean), axis=1)
     if not np.any(fine):
@@ -166,7 +168,6 @@ def follow(
     return Paths(unit * mean[fine], unit[:, None] * root[fine], elbo[fine], count[fine])
 
 
-@partial(in_order, static_argnames=("steps",))
 def _follow(
     density: Partial, key: jax.Array, starts: jax.Array, unit: jax.Array, *, steps: int
 ) -> tuple[jax.Array, ...]:
