@@ -20,7 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Array", "Family", "Parameters", "Statistics", "halved"]
+__all__ = ["WIDE", "Array", "Family", "Parameters", "Statistics", "halved"]
+
+# Columns from which products of real rows as they lie beat those of their transpose, up to three times over.
+WIDE = 64
 
 Array = jax.Array | np.ndarray  # NumPy's come in and go out; in between it is JAX's
 Parameters = Mapping[str, Array]
@@ -65,7 +68,7 @@ class Family(Protocol):
 
     @property
     def plain(self) -> bool:
-        """Whether T(x) is [1, x, …]: then the transpose of x is what lies in memory."""
+        """Whether T(x) is [1, x, …] and its products are of rows, and of their squares, as they lie."""
         ...
 
     def features(self, x: Array) -> Array:

@@ -164,17 +164,20 @@ def log_joints(family: Family, natural: Array, rows: Array) -> tuple[Array, Call
     features = family.features(rows)
     if not family.plain:
         return natural @ features, lambda r: features @ r.T
-    # T(x) = [1, x, …]: products with the rows as they lie, fenced in, since XLA would turn them into the
-    # slower ones of transposes; the 1 and what follows x are added.
-    fence, width = lax.optimization_barrier, 1 + rows.shape[1]
-    columns, others = fence(features[1:width].T), features[width:]
-    table = fence(columns @ natural[:, 1:width].T).T + natural[:, :1]
-    if len(others):
-        table += natural[:, width:] @ others
+    # T(x) = [1, x, squares]: products with the rows and their squares as they lie, fenced in, since XLA would
+    # turn them into the slower ones of transposes; the 1, and |x|², are added.
+    columns, fence = rows.shape[1], lax.optimization_barrier
+    wide = [slice(start, start + columns) for start in range(1, len(features) - columns + 1, columns)]
+    blocks = [fence(features[place].T) for place in wide]
+    rest = slice(1 + columns * len(wide), None)
+    table = natural[:, :1] + natural[:, rest] @ features[rest]
+    for block, place in zip(blocks, wide, strict=True):
+        table += fence(block @ natural[:, place].T).T
 
     def summed(r: Array) -> Array:
-        parts = [jnp.sum(r, axis=1)[None], fence(r @ columns).T]
-        return jnp.concatenate([*parts, others @ r.T] if len(others) else parts)
+        return jnp.concatenate(
+            [jnp.sum(r, axis=1)[None], *(fence(r @ block).T for block in blocks), features[rest] @ r.T]
+        )
 
     return table, summed
 

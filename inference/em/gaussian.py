@@ -21,13 +21,11 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.scipy.special import gammaln
 
-from triptych.inference.em.family import Array, Parameters, Statistics
+from triptych.inference.em.family import WIDE, Array, Parameters, Statistics
 from triptych.models.matrices import inverse, log_inverse_wishart, positive_definite
 
 __all__ = ["TINY", "GaussianFamily", "GaussianHyper", "symmetric"]
 
-# Columns from which products with rows as they lie beat those with their transpose, two to three times over.
-WIDE = 64
 TINY = 1e-300  # below any weight that matters: log(0) would poison the matrix product
 
 
@@ -75,8 +73,8 @@ class GaussianFamily:
 
     @property
     def plain(self) -> bool:
-        """T(x) is the row, with |x|² or without, and the row is wide."""
-        return self.covariance in ("spherical", "tied") and self.columns >= WIDE
+        """T(x) is the row, with its squares, their sum or neither, and the row is wide."""
+        return self.covariance != "full" and self.columns >= WIDE
 
     def features(self, x: Array) -> Array:
         """T(x) = [1, x, squares]: |x|² (spherical), x² (diagonal), x_i x_j for i ≤ j (full), none (tied)."""
@@ -84,8 +82,12 @@ class GaussianFamily:
         if self.covariance == "tied":
             return padded
         if self.covariance == "spherical":
-            # |x|² as a product with ones, of the rows as they lie.
-            return jnp.concatenate([padded, ((x * x) @ jnp.ones((self.columns, 1), x.dtype)).T])
+            # |x|² of narrow rows as a product with ones: a sum along so short an axis is slower.
+            ones = jnp.ones((self.columns, 1), x.dtype)
+            lengths = jnp.sum(x * x, axis=1, keepdims=True) if self.plain else (x * x) @ ones
+            return jnp.concatenate([padded, lengths.T])
+        if self.plain:
+            return jnp.concatenate([padded, (x * x).T])
         # With the 1 as column 0, T(x) is all products of two columns, or some: row by row, whole rows.
         first, second = np.triu_indices(1 + self.columns)
         if self.covariance == "diagonal":

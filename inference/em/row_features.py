@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from triptych.inference.em.family import Array
+from triptych.inference.em.family import WIDE, Array
 from triptych.models.matrices import WRITTEN_OUT
 
 __all__ = ["Piece", "RowFamily", "statistics_of"]
@@ -69,8 +69,10 @@ class RowFamily:
 
     @property
     def plain(self) -> bool:
-        """Whether T(x) is made of the columns as they are."""
-        return all(piece.kind == "linear" for piece in self.pieces)
+        """Whether T(x) is made of the columns as they are, or if they are many, of their squares too."""
+        kinds = {piece.kind for piece in self.pieces}
+        columns = sum(piece.width for piece in self.pieces if piece.kind == "linear")
+        return kinds == {"linear"} or (kinds == {"linear", "squares"} and columns >= WIDE)
 
     def features(self, x: Array) -> Array:
         """T(x): (n, C) → (F, n), the first row 1.

@@ -43,7 +43,7 @@ def test_iterates_equal_scikit_learn(covariance: str) -> None:
 
 @pytest.mark.parametrize("covariance", ["spherical", "diagonal", "tied"])
 def test_iterates_of_wide_rows_equal_scikit_learn(covariance: str) -> None:
-    """Where spherical and tied covariances are folded over rows as they lie."""
+    """Where all but full covariances are folded over rows as they lie."""
     columns = 70
     x = np.random.default_rng(0).normal(size=(300, columns)) * np.linspace(0.5, 2, columns) + 5.0
     x[:140] += 0.3
