@@ -54,11 +54,12 @@ class Coordinates:
     @property
     def real(self) -> np.ndarray:
         """Which coordinates are the parameters themselves, not logarithms or logits of them: (p,)."""
-        from numpyro.distributions import biject_to
         from numpyro.distributions.transforms import IdentityTransform, IndependentTransform
 
+        from triptych.inference.bijections import bijection
+
         def identity(support: Any) -> bool:
-            transform = biject_to(support)
+            transform = bijection(support)
             while isinstance(transform, IndependentTransform):
                 transform = transform.base_transform
             return isinstance(transform, IdentityTransform)
@@ -78,10 +79,10 @@ class Coordinates:
 
     def unconstrain(self, parameters: Mapping[str, Any]) -> jax.Array:
         """Give u = T⁻¹(θ), (p,); a value on the edge of its support lands at a finite ±30."""
-        from numpyro.distributions import biject_to
+        from triptych.inference.bijections import bijection
 
         flat = [
-            jnp.ravel(biject_to(support).inv(jnp.asarray(parameters[site])))
+            jnp.ravel(bijection(support).inv(jnp.asarray(parameters[site])))
             for site, support in zip(self.sites, self.supports, strict=True)
         ]
         u = jnp.concatenate(flat) if flat else jnp.zeros(0)
@@ -89,13 +90,13 @@ class Coordinates:
         return jnp.where(jnp.asarray(self.real), u, edge)
 
     def _pieces(self, u: Any) -> list[tuple[str, Any, jax.Array]]:
-        from numpyro.distributions import biject_to
+        from triptych.inference.bijections import bijection
 
         pieces, start = [], 0
         for site, support, shape, size in zip(
             self.sites, self.supports, self.shapes, self._sizes, strict=True
         ):
-            pieces.append((site, biject_to(support), jnp.reshape(u[start : start + size], shape)))
+            pieces.append((site, bijection(support), jnp.reshape(u[start : start + size], shape)))
             start += size
         return pieces
 
@@ -150,11 +151,11 @@ class Supports:
 
 def coordinates(parameters: Mapping[str, tuple[tuple[int, ...], Any]]) -> Coordinates:
     """Lay out the unconstrained space of parameters given as name → (shape, support)."""
-    from numpyro.distributions import biject_to
+    from triptych.inference.bijections import bijection
 
     with double_precision():
         shapes = tuple(
-            tuple(biject_to(support).inverse_shape(tuple(shape))) for shape, support in parameters.values()
+            tuple(bijection(support).inverse_shape(tuple(shape))) for shape, support in parameters.values()
         )
     return Coordinates(tuple(parameters), tuple(support for _, support in parameters.values()), shapes)
 

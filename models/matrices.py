@@ -25,6 +25,7 @@ __all__ = [
     "inverse_by_factors",
     "inverse_of_factors",
     "log_inverse_wishart",
+    "lower",
     "positive_definite",
     "solve",
 ]
@@ -40,7 +41,7 @@ def cholesky(matrices: Array) -> jax.Array:
     """Lower factors of positive definite matrices (…, D, D); NaN somewhere in the factor of any other."""
     if matrices.shape[-1] > WRITTEN_OUT:
         return jnp.linalg.cholesky(matrices)
-    return _square(_factor(matrices))
+    return lower(_factor(matrices))
 
 
 def positive_definite(matrices: Array) -> jax.Array:
@@ -73,7 +74,7 @@ def inverse_of_factors(factors: Array) -> jax.Array:
     """Give L⁻¹ of lower triangles L (…, D, D)."""
     if factors.shape[-1] > WRITTEN_OUT:
         return _solved(factors)
-    return _square(_inverted(_rows(factors)))
+    return lower(_inverted(_rows(factors)))
 
 
 def solve(factors: Array, vectors: Array) -> jax.Array:
@@ -85,6 +86,12 @@ def solve(factors: Array, vectors: Array) -> jax.Array:
     half = _inverted(_rows(factors))
     once = [_dot((row[j], vectors[..., j]) for j in range(i + 1)) for i, row in enumerate(half)]
     return jnp.stack([_dot((half[i][j], once[i]) for i in range(j, size)) for j in range(size)], axis=-1)
+
+
+def lower(rows: Rows) -> jax.Array:
+    """Give triangles L (…, D, D) by their entries."""
+    zero = jnp.zeros_like(rows[0][0])
+    return _stacked([[*row, *[zero] * (len(rows) - len(row))] for row in rows])
 
 
 def log_inverse_wishart(
@@ -155,11 +162,6 @@ def _inverted(rows: Rows) -> Rows:
 
 def _dot(pairs: Iterable[tuple[Array, Array]]) -> Any:
     return sum((a * b for a, b in pairs), start=0.0)
-
-
-def _square(rows: Rows) -> jax.Array:
-    zero = jnp.zeros_like(rows[0][0])
-    return _stacked([[*row, *[zero] * (len(rows) - len(row))] for row in rows])
 
 
 def _stacked(rows: Rows) -> jax.Array:
