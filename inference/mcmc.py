@@ -36,6 +36,7 @@ class MCMC:
     Chains start at overdispersed points around one optimum, EM's where there is a hand-written EM and else
     the best of several climbs: in one labelled mode, so they explore the posterior up to labels. That other
     modes may exist shows in R-hat only if a chain finds them; EM's restarts and SVI's search show them too.
+    The mass matrix is Laplace's at first, and that of all chains' draws at the ends of Stan's windows.
 
     Parameters
     ----------
@@ -101,8 +102,8 @@ class MCMC:
             key_start, key_jitter, key_run = split(key, 3)
             start = find_start(key_start, m, args, kwargs, parameters)
             chains = sample(self, start, key_jitter, key_run, progress)
-            u = start.centre + start.scale * chains.z
-            statistics = chains.statistics | {"lp": _log_joint(start, u, chains.statistics["lp"])}
+            u, statistics = chains.u, chains.statistics
+            statistics = statistics | {"lp": _log_joint(start, u, statistics["lp"])}
             walked = Chains(start.space.natural(u), u, statistics, start.space, start.density)
             key_bridge = jax.random.fold_in(key, 3)
             depth = self.max_tree_depth
@@ -118,25 +119,19 @@ def sample(
     key: jax.Array,
     progress: Callable[[int, int, float], None] | None,
 ) -> Walk:
-    """Run NUTS on z, u = centre + scale · z, all chains together or one after the other."""
-
-    def value_and_grad(z: np.ndarray) -> tuple[Any, Any]:
-        at = np.asarray(start.centre + start.scale * z)
-        value, gradient = start.posterior.value_and_grad(at)
-        return -value, -start.scale * np.asarray(gradient)
-
-    points = overdispersed(key_jitter, start, settings.chains)
+    """Run NUTS, all chains together or one after the other."""
+    points = start.centre + start.scale * overdispersed(key_jitter, start, settings.chains)
     keys = jax.random.split(key, settings.chains)
     if settings.chain_method == "vectorized":
-        return walk(settings, start, value_and_grad, keys, points, progress)
+        return walk(settings, start, keys, points, progress)
     runs = []
     for chain in range(settings.chains):
         show = None if progress is None else functools.partial(_show_chain, progress, chain, settings.chains)
         one = slice(chain, chain + 1)
-        runs.append(walk(settings, start, value_and_grad, keys[one], points[one], show))
+        runs.append(walk(settings, start, keys[one], points[one], show))
     names = runs[0].statistics
     return Walk(
-        np.concatenate([run.z for run in runs]),
+        np.concatenate([run.u for run in runs]),
         {name: np.concatenate([run.statistics[name] for run in runs]) for name in names},
     )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from triptych.inference.arguments import with_arrays
+from triptych.inference.effort import cells
 from triptych.inference.laplace import hessian
 from triptych.inference.marginal import Marginal, marginal
 from triptych.inference.starts import Start, Target, best_of_points, prior_points
@@ -20,6 +21,7 @@ from triptych.inference.unconstrained import Coordinates, coordinates
 __all__ = ["Posterior"]
 
 Arrays = tuple[jax.Array, ...]
+DATA_SETS = 100  # that what is compiled serves, about
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ class Posterior:
             density=jax.tree_util.Partial(self.density, arrays),
             value_and_grad=partial(self.value_and_grad, arrays),
             curvature=partial(self.curvature, arrays),
+            numbers=DATA_SETS * cells(arrays),
         )
 
     def search(self, key: jax.Array, arrays: Arrays) -> Start:
