@@ -82,10 +82,10 @@ class GaussianFamily:
         if self.covariance == "tied":
             return padded
         if self.covariance == "spherical":
-            # |x|² of narrow rows as a product with ones: a sum along so short an axis is slower.
-            ones = jnp.ones((self.columns, 1), x.dtype)
-            lengths = jnp.sum(x * x, axis=1, keepdims=True) if self.plain else (x * x) @ ones
-            return jnp.concatenate([padded, lengths.T])
+            # Of narrow rows as a product with ones: a sum along so short an axis is slower.
+            ones = jnp.ones((1, self.columns), x.dtype)
+            lengths = jnp.sum(x * x, axis=1)[None] if self.plain else ones @ (x * x).T
+            return jnp.concatenate([padded, lengths])
         if self.plain:
             return jnp.concatenate([padded, (x * x).T])
         # With the 1 as column 0, T(x) is all products of two columns, or some: row by row, whole rows.
