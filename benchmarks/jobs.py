@@ -139,6 +139,7 @@ def _posteriors(table: dict[str, Job], rounds: Callable[[float], Rounds]) -> Non
 
 def _cold(table: dict[str, Job], rounds: Callable[[float], Rounds]) -> None:
     import cold
+    import second_run
 
     few = min(rounds(0).most, 3)
     for side, peer in (("numpyro", "NumPyro enumerated"), ("nutpie", "PyMC with nutpie")):
@@ -146,6 +147,9 @@ def _cold(table: dict[str, Job], rounds: Callable[[float], Rounds]) -> None:
             faithful(), side, peer, None, rounds(60)
         )
     table["cold-page"] = lambda: cold.page(few)
+    for method in second_run.METHODS:
+        name = f"second-{method.replace(' ', '-').lower()}"
+        table[name] = partial(second_run.against_first, method, faithful(), Rounds(few, 60))
 
 
 def _derived(repeats: int) -> Sequence[Row]:
