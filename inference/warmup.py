@@ -28,7 +28,11 @@ def first_root(start: Start) -> np.ndarray:
         return np.diag(start.scale) if size <= DENSE else np.asarray(start.scale)
     # F = (Q R)ᵀ: F Fᵀ = Rᵀ R, without the squares that a nearly flat direction would be lost in.
     dense = size <= DENSE
-    return np.linalg.qr(start.factor.T, mode="r").T if dense else np.linalg.norm(start.factor, axis=1)
+    return (
+        np.linalg.qr(start.factor.T, mode="r").T  # pyright: ignore[reportAttributeAccessIssue]
+        if dense
+        else np.linalg.norm(start.factor, axis=1)
+    )
 
 
 def placed(root: np.ndarray, z: np.ndarray) -> np.ndarray:
