@@ -45,7 +45,7 @@ class MCMC:
     chains : how many.
     target_accept : acceptance probability that the step size is adapted to.
     max_tree_depth : a trajectory has at most 2^this steps.
-    chain_method : "vectorized" (all chains in one program) or "sequential".
+    chain_method : "vectorized" (all chains in one program, adapting together) or "sequential" (each alone).
 
     Raises
     ------

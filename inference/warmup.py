@@ -26,13 +26,10 @@ def first_root(start: Start) -> np.ndarray:
     size = len(start.centre)
     if start.factor is None or start.factor.shape[1] < size:
         return np.diag(start.scale) if size <= DENSE else np.asarray(start.scale)
+    if size > DENSE:
+        return np.linalg.norm(start.factor, axis=1)
     # F = (Q R)ᵀ: F Fᵀ = Rᵀ R, without the squares that a nearly flat direction would be lost in.
-    dense = size <= DENSE
-    return (
-        np.linalg.qr(start.factor.T, mode="r").T  # pyright: ignore[reportAttributeAccessIssue]
-        if dense
-        else np.linalg.norm(start.factor, axis=1)
-    )
+    return np.asarray(np.linalg.qr(start.factor.T, mode="r")).T
 
 
 def placed(root: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def test_a_start_that_knows_no_scale_ends_up_in_round_coordinates(key, chain_met
         settings = MCMC(far_from_round, warmup=500, draws=500, chains=2, chain_method=chain_method)
         keys = jax.random.split(key)
         walked = sample(settings, start, keys[0], keys[1], None)
-    # In the coordinates of the start a trajectory is of 2^10 steps, all there are.
+    # In the coordinates of the start the posterior is some thousand times as long as wide.
     assert walked.statistics["n_steps"].mean() < 8
     found = np.cov(walked.u.reshape(-1, 2).T)
     np.testing.assert_allclose(np.sqrt(np.diag(found)), [1.0, scale], rtol=0.15)
