@@ -27,6 +27,7 @@ from triptych.inference.em.family import Statistics
 from triptych.inference.em.flat import space_of
 from triptych.inference.em.fold import m_step
 from triptych.inference.em.loop import Run, climb
+from triptych.inference.em.turned_rows import standardised
 from triptych.models import BayesianLinearRegression, BernoulliMixture, GaussianMixture
 
 DATA = Path(__file__).parent.parent / "experiments" / "data"
@@ -50,7 +51,7 @@ def stacked(kernel: Any, points: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 def softened(kernel: Any, labels: np.ndarray, share: float, number: int = STARTS) -> dict[str, np.ndarray]:
     """Start from one M-step: true labels with weight `share`, random responsibilities for the rest."""
     generator, problem = np.random.default_rng(0), kernel.problem
-    rows = (np.asarray(problem.rows) - np.asarray(problem.centre)) * np.asarray(problem.inverse_scale)
+    rows = np.asarray(standardised(problem.rows, problem.centre, problem.inverse_scale))
     features = np.asarray(problem.family.features(rows))
     points = []
     for _ in range(number):

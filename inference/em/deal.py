@@ -103,16 +103,12 @@ def _stretches(problem: Any, dealt: Deal, order: np.ndarray) -> Iterator[tuple[i
         columns = (problem.rows, problem.weights, problem.labels)
         pieces = (tuple(None if c is None else c[a:b] for c in columns) for a, b in bounds)
     for index, piece in zip(order, pieces, strict=True):
-        here = len(piece[0])
+        here = piece[0].shape[0]
+        place = np.minimum(np.arange(dealt.longest), here - 1)  # the last row fills a short stretch up
         rows, weights, labels = (
-            None if each is None else jnp.asarray(_filled(each, dealt.longest)) for each in piece
+            None if each is None else each if here == dealt.longest else each[place] for each in piece
         )
         yield int(index), dataclasses.replace(light, rows=rows, weights=weights, labels=labels), here
-
-
-def _filled(values: Any, size: int) -> Any:
-    short = size - len(values)
-    return values if short == 0 else np.concatenate([values, np.repeat(values[-1:], short, axis=0)])
 
 
 @partial(jax.jit, static_argnames=("move", "batches"))

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from triptych.inference.em.family import Array, Family, Parameters, Statistics, halved
+from triptych.inference.em.turned_rows import TurnedRows
 
 __all__ = [
     "MixtureProblem",
@@ -53,13 +54,14 @@ class MixtureProblem:
     """A mixture bound to its data: all that one EM step reads.
 
     rows (N, D), weights (N,) or None, labels (N,) or None (−1 where a row has none); a row enters as
-    (x − centre) · inverse_scale, in the type of those two (zeros and ones are held as bytes). `totals` are
+    (x − centre) · inverse_scale, in the type of those two (zeros and ones are held as bytes), and turned rows
+    are that already. `totals` are
     the statistics that no responsibility weighs, summed once. `hyper` are the prior's numbers in
     standardised units; `constant` takes the objective back to the data's units (nats). `family` and
     `with_prior` are static.
     """
 
-    rows: Array
+    rows: Array | TurnedRows
     weights: Array | None
     labels: Array | None
     centre: Array
@@ -212,8 +214,11 @@ def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None
     full, rest = divmod(rows.shape[0], size)
 
     def one(start: Array | int, length: int) -> Any:
-        chunk = lax.dynamic_slice_in_dim(rows, start, length)
-        chunk = (chunk - problem.centre) * problem.inverse_scale
+        if isinstance(rows, TurnedRows):
+            chunk = rows.stretch(start, length)
+        else:
+            chunk = lax.dynamic_slice_in_dim(rows, start, length)
+            chunk = (chunk - problem.centre) * problem.inverse_scale
         weights, labels = (
             None if each is None else lax.dynamic_slice_in_dim(each, start, length)
             for each in (problem.weights, problem.labels)

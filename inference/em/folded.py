@@ -35,6 +35,7 @@ from triptych.inference.em.recognise import (
     read_layout,
 )
 from triptych.inference.em.row_features import Piece, RowFamily, statistics_of
+from triptych.inference.em.turned_rows import TurnedRows
 from triptych.inference.em.unindexed import unindexed
 from triptych.inference.plan import depends_on
 from triptych.inference.survey import Survey, some_values
@@ -49,13 +50,14 @@ AGREEMENT = 1e-9  # of the largest terms that went into a cell
 class Prepared(NamedTuple):
     """A program's arguments and what is had of them once.
 
-    rows : (N, C) the columns that T reads; one enters as (x − centre) · scale. totals : Σ_n B(x_n), a shared
-    piece each. base : Σ_n h(x_n), nats. fine : whether every row is finite and within its site's support.
+    rows : (N, C) the columns that T reads; one enters as (x − centre) · scale (`turned_rows.py`). totals :
+    Σ_n B(x_n), a shared piece each. base : Σ_n h(x_n), nats. fine : whether every row is finite and within
+    its site's support.
     """
 
     args: Any
     kwargs: Any
-    rows: Array
+    rows: Array | TurnedRows
     centre: Array
     scale: Array
     totals: tuple[Array, ...]
@@ -108,7 +110,7 @@ class FoldedStep:
         """Read off the rows what needs no parameter."""
         layout, sites = self.layout, self.sites
         record = self._record(some_values(sites), args, kwargs)
-        parts, centres, scales, base, fine = [], [], [], jnp.zeros(()), jnp.asarray(True)
+        centres, scales, base, fine = [], [], jnp.zeros(()), jnp.asarray(True)
         for term in layout.terms:
             site = record[term.site]
             columns, h = columns_of(term, site)
@@ -119,23 +121,29 @@ class FoldedStep:
                 centre = jnp.mean(columns, axis=0, dtype=float)
                 spread = jnp.sqrt(jnp.mean((columns - centre) ** 2, axis=0, dtype=float))
                 scale = jnp.where(spread > 0, 1.0 / jnp.where(spread > 0, spread, 1.0), 1.0)
-            parts.append(columns)
             centres.append(centre)
             scales.append(scale)
             base += jnp.sum(h)
             inside = peel(site["fn"]).fn.support(site["value"])
             fine = fine & jnp.all(inside) & jnp.all(jnp.isfinite(columns)) & jnp.all(jnp.isfinite(h))
-        for name in layout.offsets:
-            table = offset_of(name, record[name], layout, sites)
-            parts.append(jnp.clip(table, -ABYSS, ABYSS))
+        for _ in layout.offsets:
             centres.append(jnp.zeros(layout.combinations))
             scales.append(jnp.ones(layout.combinations))
-        rows = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        rows = self._columns(record)
         # As wide as the rows are: the coefficients must know the numbers that the rows were moved by.
         centre, scale = (jnp.concatenate(one).astype(rows.dtype) for one in (centres, scales))
         base = jnp.where(fine, base, -jnp.inf)
-        prepared = Prepared(args, kwargs, rows, centre, scale, (), base, fine)
+        held = rows if self.family.plain else TurnedRows(((rows - centre) * scale).T)
+        prepared = Prepared(args, kwargs, held, centre, scale, (), base, fine)
         return prepared._replace(totals=self._totals(prepared))
+
+    def _columns(self, record: dict[str, Any]) -> Array:
+        """Give the columns that T reads, (N, C), as they are in the data."""
+        parts = [columns_of(term, record[term.site])[0] for term in self.layout.terms]
+        for name in self.layout.offsets:
+            table = offset_of(name, record[name], self.layout, self.sites)
+            parts.append(jnp.clip(table, -ABYSS, ABYSS))
+        return jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def _totals(self, prepared: Prepared) -> tuple[Array, ...]:
         """Σ_n B(x_n) of the statistics that no responsibility weighs."""
@@ -264,9 +272,11 @@ class FoldedStep:
         layout, sites = self.layout, self.sites
         record = self._record(parameters, prepared.args, prepared.kwargs)
         natural = self.natural(parameters, prepared)
-        rows = (prepared.rows[chosen].astype(float) - prepared.centre.astype(float)) * prepared.scale.astype(
-            float
+        rows, centre, scale = (
+            jnp.asarray(one, float)
+            for one in (self._columns(record)[chosen], prepared.centre, prepared.scale)
         )
+        rows = (rows - centre) * scale  # in double precision, whatever the fold's
         features = jnp.asarray(self.family.features(rows))
         coefficient = jnp.asarray(natural.table)
         table, size = features.T @ coefficient, jnp.abs(features.T) @ jnp.abs(coefficient)

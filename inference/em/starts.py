@@ -21,6 +21,7 @@ from triptych.inference.em.fold import MixtureProblem, m_step
 from triptych.inference.em.gaussian import GaussianFamily
 from triptych.inference.em.incomplete import IncompleteProblem, filled
 from triptych.inference.em.kernel import Start
+from triptych.inference.em.turned_rows import standardised
 from triptych.models.errors import InputError
 
 __all__ = ["RECIPES", "generator", "mixture_starts", "seeds"]
@@ -46,8 +47,8 @@ def mixture_starts(
         recipes = [init] * number
     else:
         raise InputError(f"`init` is {init!r}: choose 'portfolio' or one of {', '.join(map(repr, RECIPES))}.")
-    rows = np.asarray(problem.rows)
-    rows = filled((rows - np.asarray(problem.centre)) * np.asarray(problem.inverse_scale))
+    held = jax.tree.map(np.asarray, (problem.rows, problem.centre, problem.inverse_scale))
+    rows = filled(np.ascontiguousarray(standardised(*held)))
     labels = None if problem.labels is None else np.asarray(problem.labels)
     random = generator(key)
     points: list[Any] = [None] * number
@@ -171,8 +172,8 @@ def _around(
 @by_work
 def _from_responsibilities(problem: MixtureProblem | IncompleteProblem, tables: Array) -> Parameters:
     """One M-step from each table of responsibilities (S, n, K)."""
-    rows = (problem.rows - problem.centre) * problem.inverse_scale
     family: Any = problem.family
+    rows = standardised(problem.rows, problem.centre, problem.inverse_scale)
     features = family.features(rows)
     totals = family.totals(rows, problem.weights) if problem.totals is None else problem.totals
 

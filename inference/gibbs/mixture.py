@@ -20,6 +20,7 @@ from triptych.inference.em.bernoulli import BernoulliFamily
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, restricted
 from triptych.inference.em.gaussian import GaussianFamily
+from triptych.inference.em.turned_rows import standardised
 from triptych.inference.gibbs import bernoulli, gaussian
 
 __all__ = ["MixtureSweep", "draw_labels", "draw_parameters", "statistics", "table"]
@@ -69,7 +70,7 @@ class MixtureSweep:
     @classmethod
     def of(cls, problem: MixtureProblem) -> MixtureSweep:
         """Lay out the features of all rows once."""
-        rows = (jnp.asarray(problem.rows) - problem.centre) * problem.inverse_scale
+        rows = standardised(problem.rows, problem.centre, problem.inverse_scale)
         return cls(problem, problem.family.features(rows))
 
     def start(self, key: jax.Array, optimum: Parameters) -> dict[str, jax.Array]:

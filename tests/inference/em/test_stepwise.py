@@ -195,10 +195,10 @@ def test_every_row_is_dealt_once(count: int, least: int, stretch: int) -> None:
 
 def test_minibatches_hold_the_rows_they_are_dealt() -> None:
     kernel, _ = bound("full", rows=1003)
-    x = np.asarray(kernel.problem.rows)
+    x = np.asarray(kernel.problem.rows.columns).T
     for index in range(4):
         part, own = cut(kernel.problem, index, 4, 1003)
-        rows, weights = np.asarray(part.rows), np.asarray(part.weights)
+        rows, weights = np.asarray(part.rows.columns).T, np.asarray(part.weights)
         np.testing.assert_array_equal(rows[weights > 0], x[index::4])
         assert int(own) == len(x[index::4]) == np.sum(weights)
 
@@ -208,13 +208,13 @@ def test_sorted_rows_are_spread_over_the_minibatches() -> None:
     seen: list[Any] = []
 
     def keep(batch: updates.Batch, state: Any) -> Any:
-        jax.debug.callback(lambda rows: seen.append(np.asarray(rows)), batch.problem.rows)
+        jax.debug.callback(lambda columns: seen.append(np.asarray(columns).T), batch.problem.rows.columns)
         return state
 
     sweep(kernel.problem, deal(1200, 100, 10_000), np.random.default_rng(0), keep, starts)
     jax.effects_barrier()
     assert len(seen) == 12
-    order = {row.tobytes(): n for n, row in enumerate(np.asarray(kernel.problem.rows))}
+    order = {row.tobytes(): n for n, row in enumerate(np.asarray(kernel.problem.rows.columns).T)}
     for rows in seen:
         places = np.sort([order[row.tobytes()] for row in rows])
         np.testing.assert_array_equal(np.diff(places), 12)
