@@ -28,7 +28,7 @@ from mixtures import gaussian_case, our_step
 
 import triptych
 from triptych.inference import chees
-from triptych.inference.batch_and_match import whitened, whitening
+from triptych.inference.batch_and_match import whitened
 from triptych.inference.mcmc import overdispersed
 from triptych.inference.starts import find_start
 from triptych.inference.timing import stopwatch
@@ -107,7 +107,7 @@ def between_blocks(sampler: Any, x: np.ndarray) -> float:
 def between_lengths(model: Any, x: np.ndarray, chains: int) -> float:
     """Seconds a draw of all chains of ChEES: a long walk less a short one, compilation apart."""
     start = find_start(jax.random.key(0), triptych.marginal(model), (x,), {}, None)
-    matrix = whitening(start)
+    matrix = start.whitening
     spread = overdispersed(jax.random.key(1), start, chains) * start.scale @ np.linalg.inv(matrix).T
     spent = []
     for draws in (SHORT, LONG):

@@ -181,12 +181,12 @@ def matched_gradients(problem: Problem, target: Exact) -> tuple[int | None, floa
     What is looked at after each step is what a run that ends there would give: the average of the second
     half of its iterates.
     """
-    from triptych.inference.batch_and_match import BATCH, whitened, whitening
+    from triptych.inference.batch_and_match import BATCH, whitened
     from triptych.inference.matching import matched_step
     from triptych.inference.starts import find_start
 
     start = find_start(jax.random.key(2), triptych.marginal(problem.model), problem.args, {}, None)
-    matrix, size = whitening(start), start.space.size
+    matrix, size = start.whitening, start.space.size
     batch = int(np.clip(2 * size, *BATCH))
     score = whitened(start, matrix)
     noise = jnp.asarray(normals(size))

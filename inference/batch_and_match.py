@@ -108,7 +108,7 @@ class BatchAndMatch:
                     "with guide='AutoLowRankMultivariateNormal' or 'AutoNormal'."
                 )
             batch = int(np.clip(2 * size, *BATCH)) if self.batch is None else self.batch
-            matrix = whitening(start)
+            matrix = start.whitening
             found = match(
                 key_run,
                 whitened(start, matrix),
@@ -153,13 +153,6 @@ class BatchAndMatch:
                 findings=findings,
                 groups={"optimization": trace},
             )
-
-
-def whitening(start: Start) -> np.ndarray:
-    """Give W (p, p), u = centre + W z: Laplace's factor, or the scales alone where it is not whole."""
-    if start.factor is None or start.factor.shape[1] < len(start.centre):
-        return np.diag(start.scale)
-    return start.factor
 
 
 def whitened(start: Start, matrix: np.ndarray) -> Partial:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from triptych.inference.arguments import checked
-from triptych.inference.batch_and_match import whitened, whitening
+from triptych.inference.batch_and_match import whitened
 from triptych.inference.batches import in_batches
 from triptych.inference.chained import Chains, fit_of_chains
 from triptych.inference.fit import Fit
@@ -91,7 +91,7 @@ class ChEES:
         double = double_precision()
         with stopwatch() as watch, double, remembering(m, args, kwargs) as (args, kwargs):
             start = find_start(key_start, m, args, kwargs, parameters)
-            matrix = whitening(start)
+            matrix = start.whitening
             points = overdispersed(key_jitter, start, self.chains) * start.scale @ np.linalg.inv(matrix).T
             density = whitened(start, matrix)
             z, statistics = sample(self, density, jnp.asarray(points), key_run)

@@ -76,7 +76,7 @@ def walk(
     )
 
     where = Where(density, np.asarray(start.centre, number), np.asarray(root, number))
-    state, seen, parts = begin(where, keys, info), np.zeros((0, *points.shape)), []
+    state, seen, parts = begin(where, keys, info), [], []
     turns = turning_points(settings.warmup, length)
     for done in range(length, total + 1, length):
         state, shown = block(where, state)
@@ -85,16 +85,21 @@ def walk(
         if done > settings.warmup:
             parts.append(jax.tree.map(np.asarray, shown))
         elif turns:
-            seen = np.concatenate([seen, placed(root, np.asarray(shown["z"], float))])
+            seen.append(placed(root, np.asarray(shown["z"], float)))
         if done in turns:
-            turn = rounder(np.swapaxes(solved(root, seen[turns.pop(done)]), 0, 1), root.ndim == 2)
-            z, slope = solved(turn, np.asarray(state.z)), pulled(turn, np.asarray(state.z_grad))
-            state = state._replace(z=np.asarray(z, number), z_grad=np.asarray(slope, number))
-            root = composed(root, turn)
+            root, state = _rerooted(root, state, np.concatenate(seen)[turns.pop(done)])
             where = where._replace(root=np.asarray(root, number))
     joined = {name: np.swapaxes(np.concatenate([part[name] for part in parts]), 0, 1) for name in parts[0]}
     joined["tree_depth"] = np.ceil(np.log2(joined["n_steps"] + 1)).astype(int)
     return Walk(start.centre + placed(root, np.asarray(joined.pop("z"), float)), joined)
+
+
+def _rerooted(root: np.ndarray, state: Any, moves: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Give rounder coordinates by draws u − centre (n, chain, p), and the chains' state in them."""
+    turn = rounder(np.swapaxes(solved(root, moves), 0, 1), root.ndim == 2)
+    parts = {"z": solved(turn, np.asarray(state.z)), "z_grad": pulled(turn, np.asarray(state.z_grad))}
+    state = state._replace(**{name: np.asarray(part, state.z.dtype) for name, part in parts.items()})
+    return composed(root, turn), state
 
 
 def _compiled(

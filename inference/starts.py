@@ -61,6 +61,16 @@ class Start:
         return {s: value[0, 0] for s, value in self.space.natural(self.centre[None, None]).items()}
 
     @property
+    def whole(self) -> bool:
+        """Whether Laplace's covariance is there and has full rank."""
+        return self.factor is not None and self.factor.shape[1] == len(self.centre)
+
+    @property
+    def whitening(self) -> np.ndarray:
+        """W (p, p), u = centre + W z: Laplace's factor, or the scales alone where it is not whole."""
+        return np.asarray(self.factor) if self.whole else np.diag(self.scale)
+
+    @property
     def density(self) -> Callable[[Any], jax.Array]:
         """Log density of u, nats."""
         return self.posterior.density

@@ -1,6 +1,6 @@
 """What a sampler learns while it warms up: linear coordinates in which the posterior is round.
 
-u = centre + L z, L a lower triangle (p, p), or of many coordinates their scales (p,). Masses of one in z are
+u = centre + L z, L a matrix (p, p), or of many coordinates their scales (p,). Masses of one in z are
 the mass matrix (L Lᵀ)⁻¹ in u. Where draws of z have the covariance S = R Rᵀ, L R makes rounder ones: then
 z is at R⁻¹ z, and its gradient Rᵀ times what it was.
 
@@ -17,19 +17,15 @@ from triptych.inference.starts import Start
 
 __all__ = ["composed", "first_root", "placed", "pulled", "rounder", "solved", "turning_points"]
 
-DENSE = 50  # coordinates up to which L is a triangle
+DENSE = 50  # coordinates up to which L is a matrix
 PRIOR_DRAWS = 5.0  # as many as in Stan's rule, which pulls towards a thousandth of the identity
 
 
 def first_root(start: Start) -> np.ndarray:
     """Give L by Laplace's covariance at the start, or by the scales there where it is not whole."""
-    size = len(start.centre)
-    if start.factor is None or start.factor.shape[1] < size:
-        return np.diag(start.scale) if size <= DENSE else np.asarray(start.scale)
-    if size > DENSE:
-        return np.linalg.norm(start.factor, axis=1)
-    # F = (Q R)ᵀ: F Fᵀ = Rᵀ R, without the squares that a nearly flat direction would be lost in.
-    return np.asarray(np.linalg.qr(start.factor.T, mode="r")).T
+    if len(start.centre) <= DENSE:
+        return start.whitening
+    return np.linalg.norm(start.whitening, axis=1) if start.whole else np.asarray(start.scale)
 
 
 def placed(root: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -58,15 +54,14 @@ def rounder(z: np.ndarray, dense: bool) -> np.ndarray:
     R Rᵀ = (N S + k I) / (N + k),   N = chains · n,   S = Σ (z − its chain's mean)(…)ᵀ / (N − chains)
     """
     chains, count, size = z.shape
+    if not np.all(np.isfinite(z)):
+        return np.eye(size) if dense else np.ones(size)
     number, apart = chains * count, (z - z.mean(axis=1, keepdims=True)).reshape(-1, size)
     share = number / (number + PRIOR_DRAWS) / max(number - chains, 1)
     rest = PRIOR_DRAWS / (number + PRIOR_DRAWS)
-    squares = apart.T @ apart if dense else np.sum(apart**2, axis=0)
-    if not np.all(np.isfinite(squares)):
-        return np.eye(size) if dense else np.ones(size)
     if not dense:
-        return np.sqrt(share * squares + rest)
-    return np.linalg.cholesky(share * squares + rest * np.eye(size))
+        return np.sqrt(share * np.sum(apart**2, axis=0) + rest)
+    return np.linalg.cholesky(share * apart.T @ apart + rest * np.eye(size))
 
 
 def turning_points(warmup: int, length: int) -> dict[int, slice]:
