@@ -18,7 +18,8 @@ import numpy as np
 from triptych.inference.em.conditional_step import Completions, ConditionalStep
 from triptych.inference.em.expected import Joint, joint_of
 from triptych.inference.em.family import Array, Parameters
-from triptych.inference.em.folded import FoldedStep, folded
+from triptych.inference.em.fold_check import folded
+from triptych.inference.em.folded import FoldedStep
 from triptych.inference.em.proof import conditional_step
 from triptych.inference.em.recognise import NotRecognisedError
 from triptych.inference.survey import Survey

@@ -7,8 +7,8 @@ that the M-step is given is the sums S = Σ_n T(x_n) r_nᵀ (`fold.py`). So
 
     Q(θ') = Σ S ∘ η(θ') + Σ_n B(x_n) · c(θ') + Σ_n h(x_n) + log p(θ')
 
-costs nothing in the rows, whatever the M-step does with it. Which programs are of this form is proved in
-`recognise.py`; here it is checked once more, in numbers, on some of the rows.
+costs nothing in the rows, whatever the M-step does with it. Which programs are of this form is found out in
+`recognise.py` and `fold_check.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from triptych.inference.em.expected import Joint
 from triptych.inference.em.exponential import peel
@@ -27,24 +26,19 @@ from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, fold_at, over_chunks
 from triptych.inference.em.recognise import (
     Layout,
-    NotRecognisedError,
     coefficients,
     columns_of,
     constant_of,
     offset_of,
-    read_layout,
 )
 from triptych.inference.em.row_features import Piece, RowFamily, statistics_of
 from triptych.inference.em.turned_rows import TurnedRows
 from triptych.inference.em.unindexed import unindexed
-from triptych.inference.plan import depends_on
 from triptych.inference.survey import Survey, some_values
 
-__all__ = ["FoldedStep", "Prepared", "folded"]
+__all__ = ["ABYSS", "FoldedStep", "Prepared"]
 
 ABYSS = 1e25  # stands for an infinite logarithm: times 0 it is 0, and it is within float32
-CHECKED = 32  # rows on which the table is compared with the program's own
-AGREEMENT = 1e-9  # of the largest terms that went into a cell
 
 
 class Prepared(NamedTuple):
@@ -109,7 +103,7 @@ class FoldedStep:
     def prepare(self, args: Any, kwargs: Any) -> Prepared:
         """Read off the rows what needs no parameter."""
         layout, sites = self.layout, self.sites
-        record = self._record(some_values(sites), args, kwargs)
+        record = self.record(some_values(sites), args, kwargs)
         centres, scales, base, fine = [], [], jnp.zeros(()), jnp.asarray(True)
         for term in layout.terms:
             site = record[term.site]
@@ -129,7 +123,7 @@ class FoldedStep:
         for _ in layout.offsets:
             centres.append(jnp.zeros(layout.combinations))
             scales.append(jnp.ones(layout.combinations))
-        rows = self._columns(record)
+        rows = self.columns(record)
         # As wide as the rows are: the coefficients must know the numbers that the rows were moved by.
         centre, scale = (jnp.concatenate(one).astype(rows.dtype) for one in (centres, scales))
         base = jnp.where(fine, base, -jnp.inf)
@@ -137,7 +131,7 @@ class FoldedStep:
         prepared = Prepared(args, kwargs, held, centre, scale, (), base, fine)
         return prepared._replace(totals=self._totals(prepared))
 
-    def _columns(self, record: dict[str, Any]) -> Array:
+    def columns(self, record: dict[str, Any]) -> Array:
         """Give the columns that T reads, (N, C), as they are in the data."""
         parts = [columns_of(term, record[term.site])[0] for term in self.layout.terms]
         for name in self.layout.offsets:
@@ -176,7 +170,8 @@ class FoldedStep:
             with_prior=False,
         )
 
-    def _record(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
+    def record(self, parameters: Parameters, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Run the program at θ, its latents enumerated: site → what it records."""
         from triptych.inference.enumeration import trace_enumerated
 
         return trace_enumerated(self.joint.program, args, kwargs, self.sites, parameters)[0]
@@ -190,7 +185,7 @@ class FoldedStep:
         from triptych.inference.enumeration import log_probability
 
         layout, sites, joint = self.layout, self.sites, self.joint
-        record = self._record(parameters, prepared.args, prepared.kwargs)
+        record = self.record(parameters, prepared.args, prepared.kwargs)
         constant = jnp.zeros(layout.sizes)
         parts, shared, rest = [], [], jnp.zeros(())
         centres, scales = prepared.centre.astype(float), prepared.scale.astype(float)
@@ -263,98 +258,3 @@ class FoldedStep:
         problem = self._problem(prepared, family, responsibilities)
         sums = over_chunks(problem, lambda rows, r, _: family.features(rows) @ jnp.asarray(r))
         return Statistics(sums, jnp.zeros(()))
-
-    @partial(jax.jit, static_argnums=0)
-    def compare(
-        self, parameters: Parameters, prepared: Prepared, chosen: Array
-    ) -> tuple[Array, Array, Array]:
-        """Give log p(x_n, z_n = k) of some rows by the program's densities and by T · η, and Σ |T η|."""
-        layout, sites = self.layout, self.sites
-        record = self._record(parameters, prepared.args, prepared.kwargs)
-        natural = self.natural(parameters, prepared)
-        rows, centre, scale = (
-            jnp.asarray(one, float)
-            for one in (self._columns(record)[chosen], prepared.centre, prepared.scale)
-        )
-        rows = (rows - centre) * scale  # in double precision, whatever the fold's
-        features = jnp.asarray(self.family.features(rows))
-        coefficient = jnp.asarray(natural.table)
-        table, size = features.T @ coefficient, jnp.abs(features.T) @ jnp.abs(coefficient)
-        alone = iter(natural.shared)
-        direct = jnp.zeros((len(chosen), layout.combinations))
-        for term in layout.terms:
-            site = record[term.site]
-            peeled = peel(site["fn"])
-            own = hasattr(peeled.fn, "total_count")  # trials may be one number a row
-            logs = peeled.fn.log_prob(site["value"] if own else site["value"][chosen])
-            depth = len(term.columns) - (peeled.family.event if peeled.family else 0)
-            logs = jnp.sum(logs, axis=tuple(range(-depth, 0))) if depth else logs
-            logs = logs[..., chosen] if own else logs
-            direct += self._one_table(logs, len(chosen), term.row, site)
-            for piece, shared in zip(term.pieces, term.shared, strict=True):
-                if shared:
-                    c, statistics = next(alone), statistics_of(rows, piece)
-                    table += (c @ statistics)[:, None]
-                    size += (jnp.abs(c) @ jnp.abs(statistics))[:, None]
-            table += columns_of(term, site)[1][chosen][:, None]
-        for name in layout.constants:
-            site = record[name]
-            row = next(-frame.dim for frame in site["cond_indep_stack"] if frame.name == layout.plate)
-            value = constant_of(peel(site["fn"]), site, row, layout, sites)
-            direct += jnp.reshape(jnp.broadcast_to(value, layout.sizes), (1, -1))
-        for name in layout.offsets:
-            direct += jnp.clip(offset_of(name, record[name], layout, sites)[chosen], -ABYSS, ABYSS)
-        return direct, table, size
-
-    def _one_table(self, logs: Array, rows: int, row: int, site: Any) -> Array:
-        """Give log probabilities (…, rows) of a term as (rows, K)."""
-        from triptych.inference.em.recognise import by_latents
-
-        logs = jnp.asarray(logs)
-        spread = jnp.moveaxis(logs, -1, 0) if logs.ndim else logs
-        parts = jax.vmap(lambda one: by_latents(one[..., None], 0, row, site, self.layout, self.sites))(
-            jnp.broadcast_to(spread, (rows, *spread.shape[1:]))
-        )
-        return jnp.reshape(jnp.broadcast_to(parts, (rows, *self.layout.sizes)), (rows, -1))
-
-
-def folded(joint: Joint, args: Any, kwargs: Any, point: Parameters) -> FoldedStep:
-    """Give the E-step of a program as a fold over its rows; at `point` the table is compared with its own.
-
-    Raises
-    ------
-    NotRecognisedError : the program is not of this form; the text says why.
-    """
-    from triptych.inference.enumeration import trace_enumerated
-
-    sites = joint.sites
-    found: dict[str, Any] = {}
-
-    def run(theta: Parameters) -> list[Array]:
-        record = trace_enumerated(joint.program, args, kwargs, sites, theta)[0]
-        layout = found["layout"] = read_layout(record, sites, joint.absorbed)
-        read = [
-            jnp.concatenate([jnp.ravel(one) for one in columns_of(t, record[t.site])]) for t in layout.terms
-        ]
-        return read + [offset_of(name, record[name], layout, sites) for name in layout.offsets]
-
-    shapes = {name: jax.ShapeDtypeStruct(site.shape, float) for name, site in sites.parameters.items()}
-    reached = depends_on(jax.make_jaxpr(run)(shapes).jaxpr)
-    layout: Layout = found["layout"]
-    for name, positions in zip([t.site for t in layout.terms] + list(layout.offsets), reached, strict=True):
-        if not positions:
-            continue
-        if name in layout.offsets:
-            raise NotRecognisedError(layout.unknown[name])
-        raise NotRecognisedError(f"what is observed at site '{name}' hangs on a parameter")
-    step = FoldedStep(joint, layout)
-    prepared = step.prepare(args, kwargs)
-    if not bool(prepared.fine):
-        raise NotRecognisedError("a row has a cell that is not finite, or outside its site's support")
-    chosen = np.unique(np.linspace(0, layout.rows - 1, CHECKED).astype(int))
-    direct, table, size = (np.asarray(one) for one in step.compare(point, prepared, chosen))
-    alive = direct > -0.1 * ABYSS
-    worst = np.max(np.abs(direct - table) / np.maximum(size, 1.0), initial=0.0, where=alive)
-    if not (np.all(np.isfinite(size)) and worst < AGREEMENT and np.all(table[~alive] < -0.01 * ABYSS)):
-        raise NotRecognisedError("the table of features differs from the program's own densities")
-    return step
