@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from harness import Row, alternate, seconds
+from harness import Row, alternate, seconds, size_of
 
 from triptych.inference.em import EM
 from triptych.inference.em.derived import derive
@@ -135,9 +135,14 @@ class Case(NamedTuple):
     dtype: str
 
     @property
-    def title(self) -> str:
+    def mixture(self) -> str:
         """What a row of the table calls it."""
-        return f"{self.name} ({', '.join(map(str, self.size))}) {self.dtype}"
+        return f"{self.name} {size_of(*self.size)}"
+
+    @property
+    def title(self) -> str:
+        """The mixture and its dtype."""
+        return f"{self.mixture} {self.dtype}"
 
 
 CASES = tuple(
@@ -255,13 +260,14 @@ def derived_ratio(case: Case, repeats: int) -> tuple[Row, float, float]:
     agreement = f"same parameters after 5 steps to {worst:.0e}"
     row = Row(
         "Derived EM, one iteration",
-        case.title,
+        case.mixture,
         "hand-written kernel",
         1e3 * own,
         1e3 * other,
         ratios,
         agreement=agreement,
         target=TARGET,
+        precision=case.dtype,
     )
     return row, derived.first, hand.first
 

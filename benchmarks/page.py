@@ -93,7 +93,7 @@ def _times(ratio: float) -> str:
 def _aim(row: Row) -> str:
     if row.limit is not None:
         return f"≤ {row.limit:g} {row.unit}"
-    return "" if row.target is None else f"{row.target:g}×"
+    return "" if row.target is None else f"{row.target:.3g}×"
 
 
 def _shares(shares: Sequence[Share]) -> list[str]:
