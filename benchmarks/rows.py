@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from harness import machine, versions
+from ledger import machine, versions
 
 import triptych
 from triptych.inference.em.kernel import Kernel

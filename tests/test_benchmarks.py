@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def row(bench: Any) -> Callable[[str], Any]:
     return lambda what: bench.harness.Row("EM", what, "peer", 1.0, 3.0, (2.0, 3.0, 5.0), target=4)
+
+
+def test_every_script_can_be_begun() -> None:
+    # Apart from this process: their names are short, and others' modules may have the same.
+    begin = "import sys; sys.path.insert(0, sys.argv[1]); [__import__(name) for name in sys.argv[2:]]"
+    names = [path.stem for path in ROOT.glob("*.py")]
+    done = subprocess.run(
+        [sys.executable, "-c", begin, str(ROOT), *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_line_that_was_cut_off_costs_its_own_job_only(
