@@ -23,7 +23,16 @@ import jax
 import numpy as np
 from gpu_page import PRODUCT, Line, line, write
 from harness import size_of
-from mixtures import COVARIANCES, Case, bernoulli_case, gaussian_case, iterate, our_step, pomegranate
+from mixtures import (
+    COVARIANCES,
+    Case,
+    bernoulli_case,
+    gaussian_case,
+    iterate,
+    our_step,
+    per_step,
+    pomegranate,
+)
 
 import triptych
 
@@ -120,11 +129,9 @@ def against_scikit(
     height = float(step(problem, our_chain(step, problem, start, 2))[1]) / size[0]
     x = torch.tensor(case.x, device=device())
     gap = abs(height - float(scikit_fit(case, covariance, x, 3).lower_bound_))
-    more = 5
 
     def theirs() -> float:
-        long = settled(lambda: scikit_fit(case, covariance, x, 1 + more))
-        return max(long - settled(lambda: scikit_fit(case, covariance, x, 1)), 1e-9) / more
+        return per_step(lambda steps: scikit_fit(case, covariance, x, steps), 5, settled)
 
     own, other = rounds(lambda: our_seconds(step, problem, start), theirs, repeats)
     work = 4.0 * size[0] * problem.family.feature_count * size[2] if covariance == "full" else None
