@@ -54,14 +54,17 @@ def rounder(z: np.ndarray, dense: bool) -> np.ndarray:
     R Rᵀ = (N S + k I) / (N + k),   N = chains · n,   S = Σ (z − its chain's mean)(…)ᵀ / (N − chains)
     """
     chains, count, size = z.shape
-    if not np.all(np.isfinite(z)):
+    number = chains * count
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        apart = (z - z.mean(axis=1, keepdims=True)).reshape(-1, size)
+        squares = apart.T @ apart if dense else np.sum(apart**2, axis=0)
+    if not np.all(np.isfinite(squares)):
         return np.eye(size) if dense else np.ones(size)
-    number, apart = chains * count, (z - z.mean(axis=1, keepdims=True)).reshape(-1, size)
     share = number / (number + PRIOR_DRAWS) / max(number - chains, 1)
     rest = PRIOR_DRAWS / (number + PRIOR_DRAWS)
     if not dense:
-        return np.sqrt(share * np.sum(apart**2, axis=0) + rest)
-    return np.linalg.cholesky(share * apart.T @ apart + rest * np.eye(size))
+        return np.sqrt(share * squares + rest)
+    return np.linalg.cholesky(share * squares + rest * np.eye(size))
 
 
 def turning_points(warmup: int, length: int) -> dict[int, slice]:

@@ -32,10 +32,11 @@ def test_rounder_is_the_pooled_covariance_within_chains_pulled_to_the_identity()
     np.testing.assert_allclose(rounder(z, False) ** 2, np.diag(expected), rtol=1e-9)
 
 
+@pytest.mark.parametrize("far", [np.inf, 1e200])
 @pytest.mark.parametrize("dense", [True, False])
-def test_draws_that_cannot_say_leave_the_coordinates_alone(dense):
+def test_draws_that_cannot_say_leave_the_coordinates_alone(dense, far):
     z = random(2, 10, 3)
-    z[0, 3, 1] = np.inf
+    z[0, 3, 1] = far
     np.testing.assert_array_equal(rounder(z, dense), np.eye(3) if dense else np.ones(3))
 
 
