@@ -27,7 +27,7 @@ from triptych.inference.em.family import Statistics
 from triptych.inference.em.flat import space_of
 from triptych.inference.em.fold import m_step
 from triptych.inference.em.loop import Run, climb
-from triptych.inference.em.turned_rows import standardised
+from triptych.inference.em.transposed_rows import standardised
 from triptych.models import BayesianLinearRegression, BernoulliMixture, GaussianMixture
 
 DATA = Path(__file__).parent.parent / "experiments" / "data"

@@ -183,7 +183,7 @@ def measured(folder: Path, given: argparse.Namespace) -> list[str]:
         "step of one start over all rows. Rows in memory and rows in blocks took turns in one process; a",
         "share is the median over the rounds of memory's time by that of the blocks: by the clock, which",
         "other work on the machine moves, and by the processor seconds of the process.",
-        "Rows in memory are turned to columns once, when they are bound; those of a block in every pass.",
+        "Rows in memory are transposed once, when they are bound; those of a block in every pass.",
         "",
         f"Machine: {machine()}. Versions: {versions(PACKAGES)}.",
     ]

@@ -17,7 +17,7 @@ import numpy as np
 from triptych.inference.row_files import StoredRows, open_rows, stored
 from triptych.models.errors import InputError
 
-__all__ = ["BLOCK_BYTES", "Rows", "rows"]
+__all__ = ["BLOCK_BYTES", "Rows", "aligned", "rows"]
 
 BLOCK_BYTES = 2**25
 ALIGNMENT = 64  # bytes; XLA works on a buffer that begins so without copying it
@@ -108,7 +108,7 @@ class Rows:
         if self.spare and self.spare[-1][0].shape == shape:
             return self.spare.pop()
         self.spare.clear()
-        return [_aligned(shape, self.dtype) for _ in range(3)]
+        return [aligned(shape, self.dtype) for _ in range(3)]
 
     def block_rows(self) -> int:
         """Rows of a block, whole chunks where the array is stored in chunks."""
@@ -131,7 +131,7 @@ def _ahead(tasks: Sequence[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
             yield block
 
 
-def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+def aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     """Give an array whose first byte lies where XLA wants it."""
     count = shape[0] * shape[1] * dtype.itemsize
     raw = np.empty(count + ALIGNMENT, np.uint8)

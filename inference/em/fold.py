@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from triptych.inference.em.family import Array, Family, Parameters, Statistics, halved
-from triptych.inference.em.turned_rows import TurnedRows
+from triptych.inference.em.transposed_rows import TransposedRows
 
 __all__ = [
     "MixtureProblem",
@@ -54,14 +54,14 @@ class MixtureProblem:
     """A mixture bound to its data: all that one EM step reads.
 
     rows (N, D), weights (N,) or None, labels (N,) or None (−1 where a row has none); a row enters as
-    (x − centre) · inverse_scale, in the type of those two (zeros and ones are held as bytes), and turned rows
-    are that already. `totals` are
+    (x − centre) · inverse_scale, in the type of those two (zeros and ones are held as bytes), and transposed
+    rows are that already. `totals` are
     the statistics that no responsibility weighs, summed once. `hyper` are the prior's numbers in
     standardised units; `constant` takes the objective back to the data's units (nats). `family` and
     `with_prior` are static.
     """
 
-    rows: Array | TurnedRows
+    rows: Array | TransposedRows
     weights: Array | None
     labels: Array | None
     centre: Array
@@ -214,7 +214,7 @@ def over_chunks(problem: MixtureProblem, function: Callable[[Array, Array | None
     full, rest = divmod(rows.shape[0], size)
 
     def one(start: Array | int, length: int) -> Any:
-        if isinstance(rows, TurnedRows):
+        if isinstance(rows, TransposedRows):
             chunk = rows.stretch(start, length)
         else:
             chunk = lax.dynamic_slice_in_dim(rows, start, length)

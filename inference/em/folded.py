@@ -32,7 +32,7 @@ from triptych.inference.em.recognise import (
     offset_of,
 )
 from triptych.inference.em.row_features import Piece, RowFamily, statistics_of
-from triptych.inference.em.turned_rows import TurnedRows
+from triptych.inference.em.transposed_rows import TransposedRows
 from triptych.inference.em.unindexed import unindexed
 from triptych.inference.survey import Survey, some_values
 
@@ -44,14 +44,14 @@ ABYSS = 1e25  # stands for an infinite logarithm: times 0 it is 0, and it is wit
 class Prepared(NamedTuple):
     """A program's arguments and what is had of them once.
 
-    rows : (N, C) the columns that T reads; one enters as (x − centre) · scale (`turned_rows.py`). totals :
-    Σ_n B(x_n), a shared piece each. base : Σ_n h(x_n), nats. fine : whether every row is finite and within
-    its site's support.
+    rows : (N, C) the columns that T reads; one enters as (x − centre) · scale, and transposed ones are that
+    already. totals : Σ_n B(x_n), a shared piece each. base : Σ_n h(x_n), nats. fine : whether every row is
+    finite and within its site's support.
     """
 
     args: Any
     kwargs: Any
-    rows: Array | TurnedRows
+    rows: Array | TransposedRows
     centre: Array
     scale: Array
     totals: tuple[Array, ...]
@@ -127,7 +127,7 @@ class FoldedStep:
         # As wide as the rows are: the coefficients must know the numbers that the rows were moved by.
         centre, scale = (jnp.concatenate(one).astype(rows.dtype) for one in (centres, scales))
         base = jnp.where(fine, base, -jnp.inf)
-        held = rows if self.family.plain else TurnedRows(((rows - centre) * scale).T)
+        held = rows if self.family.plain else TransposedRows(((rows - centre) * scale).T)
         prepared = Prepared(args, kwargs, held, centre, scale, (), base, fine)
         return prepared._replace(totals=self._totals(prepared))
 

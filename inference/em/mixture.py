@@ -36,7 +36,7 @@ from triptych.inference.em.standardise import (
     weighted_prior,
 )
 from triptych.inference.em.starts import generator, mixture_starts
-from triptych.inference.em.turned_rows import turned
+from triptych.inference.em.transposed_rows import transposed
 from triptych.inference.laplace import GaussianApproximation
 from triptych.models.bernoulli_mixture import BernoulliMixture
 from triptych.models.errors import InputError
@@ -264,10 +264,10 @@ def _arguments(model: Any, call: Call) -> tuple[tuple[np.ndarray, ...], np.ndarr
 def _problem(
     rows: np.ndarray, weights: np.ndarray | None, labels: np.ndarray | None, **same: Any
 ) -> MixtureProblem:
-    """Bind rows, turned but where they are read as they lie; `same` are the other fields of the problem."""
+    """Bind rows, transposed unless they are read as they lie; `same` are the problem's other fields."""
     units = np.asarray(same["centre"]), np.asarray(same["inverse_scale"])
     problem = MixtureProblem(
-        rows=jnp.asarray(rows) if same["family"].plain else turned(rows, *units),
+        rows=jnp.asarray(rows) if same["family"].plain else transposed(rows, *units),
         weights=None if weights is None else jnp.asarray(weights),
         labels=None if labels is None else jnp.asarray(labels),
         totals=jnp.zeros(()),

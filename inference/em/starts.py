@@ -21,7 +21,7 @@ from triptych.inference.em.fold import MixtureProblem, m_step
 from triptych.inference.em.gaussian import GaussianFamily
 from triptych.inference.em.incomplete import IncompleteProblem, filled
 from triptych.inference.em.kernel import Start
-from triptych.inference.em.turned_rows import standardised
+from triptych.inference.em.transposed_rows import standardised
 from triptych.models.errors import InputError
 
 __all__ = ["RECIPES", "generator", "mixture_starts", "seeds"]

@@ -20,7 +20,7 @@ from triptych.inference.em.bernoulli import BernoulliFamily
 from triptych.inference.em.family import Array, Parameters, Statistics
 from triptych.inference.em.fold import MixtureProblem, restricted
 from triptych.inference.em.gaussian import GaussianFamily
-from triptych.inference.em.turned_rows import standardised
+from triptych.inference.em.transposed_rows import standardised
 from triptych.inference.gibbs import bernoulli, gaussian
 
 __all__ = ["MixtureSweep", "draw_labels", "draw_parameters", "statistics", "table"]

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from triptych.inference.em import EM
 from triptych.inference.em.fold import MixtureProblem, chunk_rows
-from triptych.inference.em.turned_rows import BLOCK, TurnedRows, standardised, turned
+from triptych.inference.em.transposed_rows import BLOCK, TransposedRows, standardised, transposed
 from triptych.models import BernoulliMixture, GaussianMixture
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3 * BLOCK), st.integers(1, 4), st.sampled_from([np.float32, np.float64]))
-def test_turned_rows_are_the_standardised_ones(rows: int, columns: int, dtype: Any) -> None:
+def test_transposed_rows_are_the_standardised_ones(rows: int, columns: int, dtype: Any) -> None:
     random = np.random.default_rng(rows)
     x = random.normal(100.0, 3.0, (rows, columns)).astype(dtype)
     centre, inverse_scale = np.full(columns, 100.0, dtype), random.uniform(0.1, 10.0, columns).astype(dtype)
-    held = turned(x, centre, inverse_scale)
+    held = transposed(x, centre, inverse_scale)
     assert (held.shape, held.dtype) == (x.shape, x.dtype)
     expected = (x - centre) * inverse_scale
     np.testing.assert_array_equal(np.asarray(standardised(held, centre, inverse_scale)), expected)
@@ -49,7 +49,7 @@ def test_a_step_is_the_same_whichever_way_rows_are_held(covariance: Any, dtype: 
     }
     problem = kernel.problem
     assert isinstance(problem, MixtureProblem)
-    assert isinstance(problem.rows, TurnedRows)
+    assert isinstance(problem.rows, TransposedRows)
     lying = dataclasses.replace(problem, rows=jnp.asarray(x))
     rounding = 1e-12 if dtype is np.float64 else 1e-5
     for one, other in ((problem, lying), (problem.take(np.arange(5, 99)), lying.take(np.arange(5, 99)))):
@@ -57,10 +57,10 @@ def test_a_step_is_the_same_whichever_way_rows_are_held(covariance: Any, dtype: 
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rounding, atol=rounding), got, wanted)
 
 
-def test_rows_that_are_read_as_they_lie_are_not_turned() -> None:
+def test_rows_that_are_read_as_they_lie_are_not_transposed() -> None:
     random = np.random.default_rng(2)
     bits: Any = EM(BernoulliMixture(2)).bind(random.integers(2, size=(30, 5)).astype(float)).problem
     wide: Any = EM(GaussianMixture(2, covariance="diagonal")).bind(random.normal(size=(90, 64))).problem
     assert bits.rows.dtype == np.uint8
     assert wide.rows.shape == (90, 64)
-    assert not isinstance(wide.rows, TurnedRows)
+    assert not isinstance(wide.rows, TransposedRows)
